@@ -1,0 +1,1 @@
+"""Decides what should run and makes it so."""

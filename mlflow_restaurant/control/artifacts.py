@@ -1,0 +1,196 @@
+"""From a model URI to a resolved version and a local copy of the model.
+
+A job of the fork server: MLflow's stores are used here and in no other part of the server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import traceback
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+MLMODEL_FILE = "MLmodel"
+REGISTRY_META_FILE = "registered_model_meta"
+EXAMPLE_FILE = "serving_input_example.json"
+PYFUNC = "python_function"
+TEMPORARY_PREFIX = ".tmp-"
+CHUNK_BYTES = 1 << 20
+
+
+class FetchError(Exception):
+    """The model can't be deployed; `code` is an MLflow error code."""
+
+    def __init__(self, message: str, code: str = "INVALID_PARAMETER_VALUE") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
+    """Fetch a model into the cache and report what it is.
+
+    Args:
+        args: ``model_uri``, ``tracking_uri``, ``registry_uri``, ``models`` (cache directory), ``flavor`` (or None),
+            ``env_manager`` as asked for.
+        report: told ``{"result": {...}}`` with the fields of `entities.ModelArtifact`, or ``{"failed": reason,
+            "code": MLflow error code}``.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    temporary = Path(args["models"]) / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        result = _fetch(args, temporary, report)
+    except BaseException as e:
+        traceback.print_exc()
+        reason, code = _explain(e, args["model_uri"])
+        report({"failed": reason, "code": code})
+        return 1
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    report({"result": result})
+    return 0
+
+
+def _fetch(args: dict[str, Any], temporary: Path, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from mlflow_restaurant.replica.environments import unsatisfied
+
+    uri = args["model_uri"]
+    version, concrete = _resolve(uri, args["tracking_uri"], args["registry_uri"])
+    report({"progress": f"fetching {concrete}"})
+    model = _download(concrete, temporary)
+    described = describe(model, uri, args["flavor"])
+    digest = tree_digest(model)
+    cached = Path(args["models"]) / digest
+    if not cached.exists():
+        model.rename(cached)
+    manager, reason = args["env_manager"], "as asked for"
+    if manager == "auto":
+        lacking = unsatisfied(cached)
+        manager = "uv" if lacking else "local"
+        reason = lacking or "what is installed satisfies the model's requirements"
+    return {
+        **described,
+        "digest": digest,
+        "model_uri": uri,
+        "model_version": version,
+        "env_manager": manager,
+        "env_reason": reason,
+    }
+
+
+def _resolve(uri: str, tracking_uri: str | None, registry_uri: str | None) -> tuple[str | None, str]:
+    """Return the registry version of `uri`, if it names one, and a URI that always means this model."""
+    if not uri.startswith("models:/"):
+        _set_stores(tracking_uri, registry_uri)
+        return None, uri
+    _set_stores(tracking_uri, registry_uri)
+    from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
+    from mlflow.tracking import MlflowClient
+
+    if _parse_model_uri(uri).name is None:
+        return None, uri
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+    name, version = get_model_name_and_version(client, uri)[:2]
+    client.get_model_version(name, str(version))
+    return str(version), f"models:/{name}/{version}"
+
+
+def _set_stores(tracking_uri: str | None, registry_uri: str | None) -> None:
+    import mlflow
+
+    if tracking_uri:
+        mlflow.set_tracking_uri(tracking_uri)
+    if registry_uri:
+        mlflow.set_registry_uri(registry_uri)
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the path that a ``file:`` URI or a plain path names, or None for any other URI."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(uri) if not parts.scheme else None
+
+
+def _download(uri: str, temporary: Path) -> Path:
+    path = local_path(uri)
+    if path is not None:
+        if not path.exists():
+            raise FetchError(f"There is no model at {path}.", "RESOURCE_DOES_NOT_EXIST")
+        if not (path / MLMODEL_FILE).is_file():
+            raise FetchError(f"{path} is no MLflow model: it has no {MLMODEL_FILE} file.")
+        shutil.copytree(path, temporary)
+        _make_removable(temporary)
+        return temporary
+    from mlflow.artifacts import download_artifacts
+
+    temporary.mkdir(parents=True)
+    model = Path(download_artifacts(artifact_uri=uri, dst_path=str(temporary)))
+    if not (model / MLMODEL_FILE).is_file():
+        raise FetchError(f"{uri} is no MLflow model: it has no {MLMODEL_FILE} file.")
+    return model
+
+
+def _make_removable(directory: Path) -> None:
+    for path in (directory, *directory.rglob("*")):
+        if path.is_dir():
+            path.chmod(path.stat().st_mode | stat.S_IRWXU)
+
+
+def describe(model: Path, uri: str, flavor: str | None) -> dict[str, Any]:
+    """Return what the MLmodel file says.
+
+    Raises:
+        FetchError: it can't be read, the model is no pyfunc, or it has no such flavor.
+    """
+    from mlflow.models import Model
+
+    try:
+        metadata = Model.load(str(model / MLMODEL_FILE))
+    except Exception as e:
+        raise FetchError(f"The {MLMODEL_FILE} file of {uri} can't be read: {e}.") from e
+    flavors = metadata.flavors
+    if PYFUNC not in flavors:
+        raise FetchError(
+            f"{uri} can't be served: it has no {PYFUNC} flavor, only {', '.join(sorted(flavors)) or 'none'}."
+        )
+    if flavor is not None and flavor not in flavors:
+        raise FetchError(f"{uri} has no flavor '{flavor}'; it has {', '.join(sorted(flavors))}.")
+    return {
+        "flavor": flavor or PYFUNC,
+        "model_uuid": metadata.model_uuid,
+        "has_example": (model / EXAMPLE_FILE).is_file(),
+    }
+
+
+def tree_digest(directory: Path) -> str:
+    """Return a hash of the names and contents of all files below `directory`."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        relative = path.relative_to(directory).as_posix()
+        if relative == REGISTRY_META_FILE:
+            continue
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+        total.update(f"{relative}\0{content.hexdigest()}\n".encode())
+    return total.hexdigest()[:32]
+
+
+def _explain(error: BaseException, uri: str) -> tuple[str, str]:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, FetchError):
+        return str(error), error.code
+    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, MlflowException):
+        return f"{uri} can't be fetched: {text}", str(error.error_code)
+    if isinstance(error, OSError):
+        return f"{uri} can't be fetched: {error.strerror or text}.", "IO_ERROR"
+    return f"{uri} can't be fetched: {type(error).__name__}: {text}", "INTERNAL_ERROR"

@@ -1,0 +1,259 @@
+"""The blocking client of the admin API, used by the plugin and the command line. Starts the server on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+import urllib3
+from urllib3.connection import HTTPConnection
+
+from mlflow_restaurant.errors import HomeError, RestaurantError, from_json
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
+
+START_TIMEOUT_S = 60.0
+DOWN_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 5.0
+START_LOCK = "start.lock"
+
+Progress = Callable[[str], None]
+
+
+class _UnixConnection(HTTPConnection):
+    """An HTTP connection over the unix socket whose path is the pool's host."""
+
+    socket_path = ""
+
+    def _new_conn(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(self.socket_path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+
+class ControlClient:
+    """Talks to the server of one home.
+
+    Args:
+        home: the home, or its path.
+    """
+
+    def __init__(self, home: Home | Path | str) -> None:
+        self.home = home if isinstance(home, Home) else Home(Path(home))
+
+    # -- the server's life
+
+    def is_running(self) -> bool:
+        """Tell whether a server of this home answers."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(str(self.home.admin_socket))
+            return True
+        return False
+
+    def ensure_running(self) -> None:
+        """Start the server, unless it runs; of several callers at once, one starts it.
+
+        Raises:
+            RestaurantError: it can't be started; the message says why.
+        """
+        if self.is_running():
+            return
+        self.home.ensure()
+        with (self.home.run / START_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.is_running():
+                self._start()
+
+    def _start(self) -> None:
+        log = os.open(self.home.server_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        status_r, status_w = os.pipe()
+        argv = [sys.executable, "-m", "mlflow_restaurant.control.server", "--home", str(self.home.path)]
+        try:
+            subprocess.run(
+                [*argv, "--status-fd", str(status_w), "--detach"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[status_w],
+                start_new_session=True,
+                cwd=self.home.path,
+                check=False,
+            )
+        finally:
+            os.close(log)
+            os.close(status_w)
+        with os.fdopen(status_r, "rb", 0) as status:
+            readable, _, _ = select.select([status], [], [], START_TIMEOUT_S)
+            line = status.readline() if readable else b""
+        self._check_start(line, timed_out=not readable)
+
+    def _check_start(self, line: bytes, *, timed_out: bool) -> None:
+        if not line:
+            what = f"was not ready within {START_TIMEOUT_S:g} s" if timed_out else "ended while it started"
+            raise HomeError(f"The server {what}; its log is {self.home.server_log}.")
+        message = json.loads(line)
+        if "error" in message:
+            raise from_json(message["error"], message["error"]["http_status"])
+
+    def down(self) -> bool:
+        """Stop the server and every process of the home; False when nothing ran."""
+        records = [r for r in read_records(self.home.run) if r.alive()] if self.home.run.is_dir() else []
+        controller = next((r for r in records if r.kind == "controller"), None)
+        if controller is not None:
+            with contextlib.suppress(RestaurantError):
+                self._request("POST", "/down")
+            _wait_for_end([controller], DOWN_TIMEOUT_S)
+        self._end_leftovers()
+        return bool(records)
+
+    def _end_leftovers(self) -> None:
+        left = [r for r in read_records(self.home.run) if r.alive()] if self.home.run.is_dir() else []
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            for record in left:
+                record.signal(signum)
+            left = _wait_for_end(left, END_TIMEOUT_S)
+        if self.home.run.is_dir():
+            for record in read_records(self.home.run):
+                remove_record(self.home.run, record.id)
+
+    # -- commands
+
+    def status(self) -> dict[str, Any]:
+        return self._get("/status")
+
+    def create_deployment(self, name: str, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        return self._long("POST", "/deployments", {**request, "name": name}, progress)
+
+    def update_deployment(self, name: str, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        return self._long("PATCH", f"/deployments/{_quoted(name)}", request, progress)
+
+    def delete_deployment(self, name: str, endpoint: str | None = None) -> None:
+        self._request("DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint})
+
+    def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
+        return self._get(f"/deployments/{_quoted(name)}", {"endpoint": endpoint})
+
+    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._get("/deployments", {"endpoint": endpoint})
+        return found
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._get(f"/history/{_quoted(name)}")
+        return found
+
+    def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
+        return self._sent("POST", "/endpoints", {"name": name, "traffic": traffic})
+
+    def update_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
+        return self._sent("PATCH", f"/endpoints/{_quoted(name)}", {"traffic": traffic})
+
+    def delete_endpoint(self, name: str) -> None:
+        self._request("DELETE", f"/endpoints/{_quoted(name)}")
+
+    def get_endpoint(self, name: str) -> dict[str, Any]:
+        return self._get(f"/endpoints/{_quoted(name)}")
+
+    def list_endpoints(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._get("/endpoints")
+        return found
+
+    # -- parts
+
+    def _get(self, path: str, fields: Mapping[str, str | None] | None = None) -> Any:
+        return json.loads(self._request("GET", path, fields=fields).data)
+
+    def _sent(self, method: str, path: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._request(method, path, payload).data)
+        return answer
+
+    def _long(self, method: str, path: str, payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        with contextlib.closing(self._request(method, path, payload, stream=True)) as response:
+            for message in _messages(response):
+                if "progress" in message:
+                    progress(message["progress"])
+                elif "error" in message:
+                    raise from_json(message["error"], message["error"]["http_status"])
+                else:
+                    result: dict[str, Any] = message["result"]
+                    return result
+        raise RestaurantError("The server went down before the command was done.")
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        fields: Mapping[str, str | None] | None = None,
+        stream: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        given = {name: value for name, value in (fields or {}).items() if value is not None}
+        query = "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in given.items()) if given else ""
+        try:
+            response = self._pool().request(
+                method,
+                path + query,
+                body=None if payload is None else json.dumps(payload).encode(),
+                headers={"Content-Type": "application/json"},
+                preload_content=not stream,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as e:
+            raise HomeError(f"The server of {self.home.path} does not answer ({e}); see its log.") from None
+        if response.status != 200:
+            raise _error(response)
+        return response
+
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        class Connection(_UnixConnection):
+            socket_path = str(self.home.admin_socket)
+
+        class Pool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Connection
+
+        return Pool("controller", maxsize=1, retries=False, timeout=None)
+
+
+def _messages(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
+    buffered = b""
+    try:
+        for chunk in response.stream():
+            *lines, buffered = (buffered + chunk).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+    except urllib3.exceptions.HTTPError:
+        return
+
+
+def _error(response: urllib3.BaseHTTPResponse) -> RestaurantError:
+    try:
+        return from_json(json.loads(response.data), response.status)
+    except ValueError:
+        return RestaurantError(f"The server answered with status {response.status}.")
+
+
+def _quoted(name: str) -> str:
+    return quote(str(name), safe="")
+
+
+def _wait_for_end(records: list[ProcessRecord], timeout_s: float) -> list[ProcessRecord]:
+    """Wait for processes to end; returns those that still run."""
+    processes = [p for p in (r.process() for r in records) if p is not None]
+    psutil.wait_procs(processes, timeout=timeout_s)
+    return [r for r in records if r.alive()]
+

@@ -1,0 +1,423 @@
+"""The loop that makes what should run and what does run the same: observe, plan, act, record.
+
+Commands change what should run and wait for the loop; the loop alone starts and stops replicas, promotes revisions
+and tells the gateways. The order of an update is: start the new beside the old, route to it, drain the old, stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mlflow_restaurant.config import ServerSettings
+from mlflow_restaurant.control import planner
+from mlflow_restaurant.control.gateways import GatewayFleet
+from mlflow_restaurant.control.jobs import Jobs, Progress
+from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Wanted
+from mlflow_restaurant.control.replicas import KIND as REPLICA
+from mlflow_restaurant.control.replicas import Replica, append_log, call_replica
+from mlflow_restaurant.control.store import Store
+from mlflow_restaurant.entities import (
+    FULL_TRAFFIC,
+    Deployment,
+    DeploymentRoute,
+    Endpoint,
+    EndpointRoute,
+    Revision,
+    RouteTable,
+    utcnow,
+)
+from mlflow_restaurant.errors import Cancelled, DeployFailed, HomeError, RestaurantError
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.launcher import Launcher
+from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
+from mlflow_restaurant.process.watch import end_process
+from mlflow_restaurant.states import (
+    REPLICA_TRANSITIONS,
+    REVISION_TRANSITIONS,
+    DeploymentState,
+    ReplicaState,
+    RevisionState,
+    advance,
+)
+
+PUSH_RETRY_S = 0.2
+PROBE_TIMEOUT_S = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Rollout:
+    """A revision on its way into service, and who waits for it."""
+
+    target: int
+    progress: Progress = lambda _: None
+    done: asyncio.Future[None] | None = None
+    cancelled: bool = False
+
+    def finish(self, error: RestaurantError | None) -> None:
+        if self.done is None or self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+@dataclass
+class World:
+    """What should run, as the database has it."""
+
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    revisions: dict[str, dict[int, Revision]] = field(default_factory=dict)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, store: Store) -> World:
+        world = cls(
+            {d.name: d for d in store.deployments()}, {}, {e.name: e for e in store.endpoints()}
+        )
+        for revision in store.revisions():
+            world.revisions.setdefault(revision.deployment, {})[revision.number] = revision
+        return world
+
+
+class Controller:
+    """Everything that runs in one home."""
+
+    def __init__(self, home: Home, settings: ServerSettings, store: Store) -> None:
+        self.home, self.settings, self.store = home, settings, store
+        self.world = World.load(store)
+        self.jobs = Jobs(home)
+        self.replicas: dict[str, Replica] = {}
+        self.rollouts: dict[str, Rollout] = {}
+        self.wake = asyncio.Event()
+        self.gateways = GatewayFleet(home, settings, self.wake.set)
+        self.table = RouteTable(version=0)
+        self.published = False
+        self.stopping: dict[str, asyncio.Task[None]] = {}
+        self.ended = False
+
+    # -- life of the controller
+
+    async def start(self) -> None:
+        """Open the port, take over what runs, and go on with what was interrupted."""
+        await self.gateways.start()
+        await self._adopt_replicas()
+        for name, revisions in self.world.revisions.items():
+            newest = revisions[max(revisions)]
+            if newest.state is RevisionState.PENDING and name in self.world.deployments:
+                self.rollouts[name] = Rollout(newest.number)
+
+    async def run(self) -> None:
+        """Plan and act until `stop`."""
+        while not self.ended:
+            self.wake.clear()
+            try:
+                await self._step()
+            except Exception:
+                _logger.exception("a step of the controller failed")
+                await asyncio.sleep(PUSH_RETRY_S)
+                continue
+            timeout = self._pause()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), timeout)
+
+    async def stop(self) -> None:
+        """Stop the gateways, then every replica."""
+        self.ended = True
+        self.wake.set()
+        for rollout in self.rollouts.values():
+            rollout.finish(Cancelled("The server is going down."))
+        await self.gateways.stop()
+        await asyncio.gather(*(replica.stop() for replica in self.replicas.values()), return_exceptions=True)
+
+    def _pause(self) -> float | None:
+        if not self.published:
+            return PUSH_RETRY_S
+        deadline = planner.next_deadline(r.seen() for r in self.replicas.values())
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    async def _adopt_replicas(self) -> None:
+        records = [r for r in read_records(self.home.run) if r.kind == REPLICA]
+        await asyncio.gather(*(self._adopt(record) for record in records))
+
+    async def _adopt(self, record: ProcessRecord) -> None:
+        name, number, index = (record.details.get(k) for k in ("deployment", "revision", "index"))
+        revision = self.world.revisions.get(str(name), {}).get(number) if isinstance(number, int) else None
+        if revision is not None and isinstance(index, int) and record.alive():
+            replica = self._replica(revision, index)
+            try:
+                status, _ = await call_replica(self.home.run / f"{record.id}.sock", "/ping", None, PROBE_TIMEOUT_S)
+            except RestaurantError:
+                status = 0
+            if status == 200 and replica.id not in self.replicas:
+                self.replicas[replica.id] = replica
+                replica.adopt(record)
+                return
+        await end_process(record)
+        remove_record(self.home.run, record.id)
+        (self.home.run / f"{record.id}.sock").unlink(missing_ok=True)
+
+    # -- one step
+
+    def wanted(self) -> list[Wanted]:
+        return [self.wanted_of(name) for name in self.world.deployments]
+
+    def wanted_of(self, name: str) -> Wanted:
+        deployment, rollout = self.world.deployments[name], self.rollouts.get(name)
+        revisions = self.world.revisions[name]
+        return Wanted(
+            name,
+            deployment.serving,
+            rollout.target if rollout else None,
+            {number: revision.config.replicas for number, revision in revisions.items()},
+        )
+
+    async def _step(self) -> None:
+        for name, rollout in list(self.rollouts.items()):
+            if rollout.cancelled:
+                await self._fail(Fail(name, rollout.target, "it was given up"))
+        seen = [r.seen() for r in self.replicas.values()]
+        for action in planner.plan(self.wanted(), seen, time.monotonic()):
+            if self._still_applies(action):
+                await self._act(action)
+        self._retable()
+        self.published = await self.gateways.publish(self.table)
+        if self.published:
+            self._stop_drained()
+
+    def _still_applies(self, action: planner.Action) -> bool:
+        """Tell whether what the action is about is still there: a command may have come in between."""
+        if isinstance(action, (Restart, Stop)):
+            return action.id in self.replicas
+        if isinstance(action, Start):
+            return action.revision in self.world.revisions.get(action.deployment, {})
+        rollout = self.rollouts.get(action.deployment)
+        return rollout is not None and rollout.target == action.revision
+
+    async def _act(self, action: planner.Action) -> None:
+        if isinstance(action, Start):
+            revision = self.world.revisions[action.deployment][action.revision]
+            replica = self._replica(revision, action.index)
+            self.replicas[replica.id] = replica
+            replica.start(verify=self._rolling_out(revision))
+        elif isinstance(action, Restart):
+            self.replicas[action.id].restart()
+        elif isinstance(action, Stop):
+            self._retire(self.replicas[action.id])
+        elif isinstance(action, Promote):
+            await self._promote(action)
+        else:
+            await self._fail(action)
+
+    def _replica(self, revision: Revision, index: int) -> Replica:
+        return Replica(self.home, revision, index, self, self.wake.set)
+
+    async def launcher_for(self, revision: Revision) -> Launcher:
+        """Give a replica its launcher; whoever waits for the rollout hears of a long preparation."""
+        rollout = self.rollouts.get(revision.deployment)
+        return await self.jobs.launcher_for(revision, rollout.progress if rollout else lambda _: None)
+
+    def _rolling_out(self, revision: Revision) -> bool:
+        rollout = self.rollouts.get(revision.deployment)
+        return rollout is not None and rollout.target == revision.number
+
+    def _retire(self, replica: Replica) -> None:
+        """Take a replica out of the routes; it is stopped once every gateway has let go of it."""
+        if replica.state in planner.ENDED or replica.state is ReplicaState.STARTING:
+            self._stop(replica, drain=False)
+        else:
+            replica.state = advance(REPLICA_TRANSITIONS, replica.state, ReplicaState.DRAINING)
+
+    def _stop_drained(self) -> None:
+        for replica in list(self.replicas.values()):
+            if replica.state is ReplicaState.DRAINING and replica.id not in self.stopping:
+                self._stop(replica, drain=True)
+
+    def _stop(self, replica: Replica, *, drain: bool) -> None:
+        async def stop() -> None:
+            if drain:
+                await self.gateways.drain(replica.key, replica.revision.config.timeout_s)
+            await replica.stop()
+
+        task = asyncio.ensure_future(stop())
+        if not drain:
+            replica.state = ReplicaState.STOPPED
+        self.stopping[replica.id] = task
+        task.add_done_callback(lambda _: self._gone(replica))
+
+    def _gone(self, replica: Replica) -> None:
+        self.stopping.pop(replica.id, None)
+        if self.replicas.get(replica.id) is replica:
+            del self.replicas[replica.id]
+        self.wake.set()
+
+    async def _promote(self, action: Promote) -> None:
+        name, rollout = action.deployment, self.rollouts.pop(action.deployment)
+        old = self.world.deployments[name]
+        pending = self.world.revisions[name][action.revision]
+        revision = pending.model_copy(
+            update={"state": advance(REVISION_TRANSITIONS, pending.state, RevisionState.SERVING)}
+        )
+        deployment = old.model_copy(
+            update={
+                "serving": action.revision,
+                "state": DeploymentState.HEALTHY,
+                "message": "",
+                "updated_at": utcnow(),
+            }
+        )
+        endpoint = self._joined(deployment)
+        try:
+            self.store.save(
+                deployment=deployment,
+                revision=revision,
+                superseded=old.serving,
+                endpoint=endpoint,
+                note=("promoted", f"revision {action.revision} serves"),
+            )
+        except HomeError as e:
+            self.rollouts[name] = rollout
+            await self._fail(Fail(name, action.revision, e.message))
+            return
+        self._remember(deployment, revision)
+        if endpoint is not None:
+            self.world.endpoints[endpoint.name] = endpoint
+        if old.serving is not None:
+            superseded = self.world.revisions[name][old.serving]
+            self._remember(deployment, superseded.model_copy(update={"state": RevisionState.SUPERSEDED}))
+        append_log(self.home, name, f"revision {action.revision} serves")
+        self._retable()
+        self.published = await self.gateways.publish(self.table)
+        rollout.finish(None)
+
+    def _joined(self, deployment: Deployment) -> Endpoint | None:
+        """Return the deployment's endpoint, new or changed, if its coming changes it: the first gets all traffic."""
+        if deployment.endpoint is None:
+            return None
+        endpoint = self.world.endpoints.get(deployment.endpoint)
+        if endpoint is not None and endpoint.traffic:
+            return None
+        created = endpoint.created_at if endpoint else utcnow()
+        traffic = {deployment.name: FULL_TRAFFIC}
+        return Endpoint(name=deployment.endpoint, traffic=traffic, created_at=created, updated_at=utcnow())
+
+    async def _fail(self, action: Fail) -> None:
+        """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
+        name, rollout = action.deployment, self.rollouts.pop(action.deployment)
+        deployment = self.world.deployments[name]
+        reason = action.reason if action.reason.endswith(".") else f"{action.reason}."
+        error = DeployFailed(f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}")
+        append_log(self.home, name, error.message)
+        try:
+            if deployment.serving is None and rollout.done is not None:
+                self.forget(name)
+            else:
+                self._record_failure(deployment, action)
+        except HomeError as e:
+            _logger.error("a failed rollout could not be recorded: %s", e)  # noqa: TRY400
+        rollout.finish(error)
+
+    def _record_failure(self, deployment: Deployment, action: Fail) -> None:
+        name = deployment.name
+        failed = self.world.revisions[name][action.revision].model_copy(
+            update={"state": RevisionState.FAILED, "message": action.reason}
+        )
+        if deployment.serving is None:
+            state, message = DeploymentState.DEPLOY_FAILED, action.reason
+        else:
+            state = DeploymentState.HEALTHY
+            message = f"revision {action.revision} failed, revision {deployment.serving} goes on: {action.reason}"
+        deployment = deployment.model_copy(update={"state": state, "message": message, "updated_at": utcnow()})
+        self._remember(deployment, failed)
+        self.store.save(deployment=deployment, revision=failed, note=("failed", action.reason))
+
+    # -- changes of what should run, made by commands
+
+    def _remember(self, deployment: Deployment, revision: Revision | None = None) -> None:
+        self.world.deployments[deployment.name] = deployment
+        if revision is not None:
+            self.world.revisions.setdefault(deployment.name, {})[revision.number] = revision
+
+    def forget(self, name: str) -> None:
+        """Remove a deployment; its replicas are stopped by the loop."""
+        self.store.delete_deployment(name)
+        self.world.deployments.pop(name, None)
+        self.world.revisions.pop(name, None)
+        self.wake.set()
+
+    async def roll_out(self, deployment: Deployment, revision: Revision, progress: Progress) -> None:
+        """Record a new revision and wait until it serves.
+
+        Raises:
+            DeployFailed: it does not come into service; whatever served before still does.
+            HomeError: the database can't be written; nothing was changed.
+        """
+        self.store.save(
+            deployment=deployment,
+            revision=revision,
+            note=("revision", f"revision {revision.number} of {revision.artifact.model_uri}"),
+        )
+        self._remember(deployment, revision)
+        rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future())
+        self.rollouts[deployment.name] = rollout
+        self.wake.set()
+        assert rollout.done is not None
+        try:
+            await asyncio.shield(rollout.done)
+        except asyncio.CancelledError:
+            rollout.cancelled = True
+            self.wake.set()
+            raise
+
+    async def replicas_gone(self, names: Iterable[str]) -> None:
+        """Wait until no replica of these deployments is left."""
+        gone = set(names)
+        while any(r.revision.deployment in gone for r in self.replicas.values()):
+            tasks = [t for i, t in self.stopping.items() if self.replicas[i].revision.deployment in gone]
+            if tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0.01)
+
+    # -- routes
+
+    def _retable(self) -> None:
+        deployments = {
+            name: self._route(deployment)
+            for name, deployment in self.world.deployments.items()
+            if deployment.serving is not None
+        }
+        endpoints = {
+            name: EndpointRoute(name=name, traffic={d: w for d, w in e.traffic.items() if d in deployments})
+            for name, e in self.world.endpoints.items()
+        }
+        if (deployments, endpoints) != (self.table.deployments, self.table.endpoints) or not self.table.version:
+            version = max(self.table.version + 1, time.time_ns() // 1_000_000)
+            self.table = RouteTable(version=version, deployments=deployments, endpoints=endpoints)
+
+    def _route(self, deployment: Deployment) -> DeploymentRoute:
+        assert deployment.serving is not None
+        revision = self.world.revisions[deployment.name][deployment.serving]
+        running = [
+            r.route()
+            for r in self.replicas.values()
+            if r.revision.deployment == deployment.name
+            and r.revision.number == deployment.serving
+            and r.state is ReplicaState.RUNNING
+        ]
+        return DeploymentRoute(
+            name=deployment.name,
+            revision=revision.number,
+            model_version=revision.artifact.model_version,
+            timeout_s=revision.config.timeout_s,
+            max_queue=revision.config.max_queue,
+            max_body_mb=revision.config.max_body_mb,
+            replicas=tuple(running),
+        )
+

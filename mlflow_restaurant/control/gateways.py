@@ -1,0 +1,304 @@
+"""The gateway processes of a home, and the port they share.
+
+The controller owns the listening socket and every gateway inherits it: while a gateway is replaced, callers wait in
+the socket's backlog instead of being refused. A new controller gets the socket back from a gateway that still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from mlflow_restaurant.config import ServerSettings
+from mlflow_restaurant.control.planner import after_death
+from mlflow_restaurant.entities import RouteTable
+from mlflow_restaurant.errors import HomeError
+from mlflow_restaurant.gateway.server import PROMETHEUS_DIRECTORY
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.launcher import Child, SpawnLauncher
+from mlflow_restaurant.process.records import (
+    ProcessRecord,
+    read_records,
+    record_path,
+    remove_record,
+    write_record,
+)
+from mlflow_restaurant.process.watch import end_process, wait_for_exit
+
+KIND = "gateway"
+BACKLOG = 2048
+START_TIMEOUT_S = 30.0
+PUSH_TIMEOUT_S = 5.0
+GRACE_S = 5.0
+
+
+class Gateway:
+    """One gateway process, started or adopted."""
+
+    def __init__(self, home: Home, key: str) -> None:
+        self.home, self.key = home, key
+        self.acknowledged = -1
+        self.session: aiohttp.ClientSession | None = None
+
+    @property
+    def control(self) -> Path:
+        return self.home.run / f"{self.key}.sock"
+
+    @property
+    def handover(self) -> Path:
+        return self.home.run / f"{self.key}.fd"
+
+    async def call(self, method: str, path: str, payload: Any = None, timeout_s: float = PUSH_TIMEOUT_S) -> Any:
+        """Send one request to the gateway.
+
+        Raises:
+            aiohttp.ClientError, OSError, asyncio.TimeoutError: it does not answer as it should.
+        """
+        if self.session is None:
+            self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.control)))
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self.session.request(
+            method, f"http://gateway{path}", json=payload, timeout=timeout, raise_for_status=True
+        ) as response:
+            return await response.json()
+
+    async def close(self) -> None:
+        if self.session is not None:
+            await self.session.close()
+            self.session = None
+
+
+UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
+
+
+class GatewayFleet:
+    """All gateways of a home."""
+
+    def __init__(self, home: Home, settings: ServerSettings, changed: Callable[[], None]) -> None:
+        self.home, self.settings, self.changed = home, settings, changed
+        self.gateways: dict[str, Gateway] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.listener: socket.socket | None = None
+        self.table = RouteTable(version=-1)
+        self.first = asyncio.Event()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the gateways."""
+        if self.listener is None:
+            raise HomeError("The gateway has no port yet.")
+        host, port = self.listener.getsockname()[:2]
+        return host, port
+
+    @property
+    def metrics(self) -> Path:
+        return self.home.run / "metrics"
+
+    async def start(self) -> None:
+        """Take over the gateways that run, open the port, and start what is missing.
+
+        Raises:
+            HomeError: the port is in use or can't be opened.
+        """
+        records = [r for r in read_records(self.home.run) if r.kind == KIND]
+        alive = [r for r in records if r.alive()]
+        self.listener = self._inherited(alive) or self._open()
+        if not alive:
+            shutil.rmtree(self.metrics, ignore_errors=True)
+        self.metrics.mkdir(mode=0o700, exist_ok=True)
+        for record in alive:
+            self._keep(self._adopted(record))
+        for _ in range(self.settings.gateways - len(alive)):
+            self._keep(self._supervised())
+
+    async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until a gateway answers.
+
+        Raises:
+            HomeError: none does within `timeout_s` seconds.
+        """
+        try:
+            await asyncio.wait_for(self.first.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            raise HomeError(f"No gateway became ready within {timeout_s:g} s; see {self.home.server_log}.") from None
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _inherited(self, alive: list[ProcessRecord]) -> socket.socket | None:
+        for record in alive:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door,
+            ):
+                door.settimeout(PUSH_TIMEOUT_S)
+                door.connect(str(Gateway(self.home, record.id).handover))
+                _, fds, _, _ = socket.recv_fds(door, 16, 1)
+                listener = socket.socket(fileno=fds[0])
+                listener.setblocking(False)
+                return listener
+        return None
+
+    def _open(self) -> socket.socket:
+        host, port = self.settings.host, self.settings.port
+        wanted = [port] if port else [*self._last_port(), 0]
+        for candidate in wanted:
+            try:
+                listener = _listen(host, candidate)
+                break
+            except OSError as e:
+                if candidate != wanted[-1]:
+                    continue
+                if e.errno == errno.EADDRINUSE:
+                    raise HomeError(
+                        f"Port {port} of {host} is in use by another program; end it, or choose another port with"
+                        f" MLFLOW_RESTAURANT_PORT or 'port' in {self.home.path / 'config.toml'} (0 = any free one)."
+                    ) from None
+                raise HomeError(f"Port {port} of {host} can't be opened: {e.strerror or e}.") from None
+        with contextlib.suppress(OSError):
+            self._port_file.write_text(str(listener.getsockname()[1]), encoding="utf-8")
+        return listener
+
+    @property
+    def _port_file(self) -> Path:
+        return self.home.run / "port"
+
+    def _last_port(self) -> list[int]:
+        try:
+            return [int(self._port_file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError):
+            return []
+
+    async def _adopted(self, record: ProcessRecord) -> None:
+        gateway = Gateway(self.home, record.id)
+        self._admit(gateway)
+        try:
+            await wait_for_exit(record)
+        finally:
+            await self._forget(gateway)
+        await self._supervised()
+
+    async def _supervised(self) -> None:
+        """Run one gateway, and its successors when it ends."""
+        loop, deaths, wait = asyncio.get_running_loop(), 0, 0.0
+        while True:
+            await asyncio.sleep(wait)
+            started = loop.time()
+            await self._live()
+            death = after_death(loop.time() - started, deaths, loop.time())
+            deaths, wait = death.quick_deaths, max(0.0, death.retry_at - loop.time())
+
+    async def _live(self) -> None:
+        gateway = Gateway(self.home, f"g-{secrets.token_hex(3)}")
+        child: Child | None = None
+        try:
+            child = await self._launch(gateway)
+            write_record(self.home.run, KIND, gateway.key, child.pid)
+            await asyncio.wait_for(child.next_message(), START_TIMEOUT_S)
+            self._admit(gateway)
+            await child.wait()
+        except UNREACHABLE:
+            pass
+        finally:
+            if child is not None:
+                await asyncio.shield(child.end())
+            await self._forget(gateway)
+
+    def _admit(self, gateway: Gateway) -> None:
+        self.gateways[gateway.key] = gateway
+        self.first.set()
+        self.changed()
+
+    async def _launch(self, gateway: Gateway) -> Child:
+        assert self.listener is not None
+        fd = self.listener.fileno()
+        args = {
+            "fd": fd,
+            "control": str(gateway.control),
+            "handover": str(gateway.handover),
+            "admin": str(self.home.admin_socket),
+            "record": str(record_path(self.home.run, gateway.key)),
+            "logs": str(self.home.logs),
+            "grace_s": GRACE_S,
+        }
+        return await SpawnLauncher().launch(
+            "gateway",
+            args,
+            log=self.home.server_log,
+            env={PROMETHEUS_DIRECTORY: str(self.metrics)},
+            title="mlflow_restaurant gateway",
+            pass_fds=[fd],
+        )
+
+    async def _forget(self, gateway: Gateway) -> None:
+        self.gateways.pop(gateway.key, None)
+        await gateway.close()
+        remove_record(self.home.run, gateway.key)
+        for path in (gateway.control, gateway.handover):
+            path.unlink(missing_ok=True)
+        self.changed()
+
+    async def publish(self, table: RouteTable) -> bool:
+        """Give every gateway the table; True when all of them say that they have it."""
+        self.table = table
+        pushes = [self._push(g) for g in list(self.gateways.values()) if g.acknowledged != table.version]
+        return all(await asyncio.gather(*pushes)) and bool(self.gateways)
+
+    async def _push(self, gateway: Gateway) -> bool:
+        try:
+            answer = await gateway.call("PUT", "/routes", self.table.model_dump(mode="json"))
+        except UNREACHABLE:
+            return False
+        gateway.acknowledged = answer["version"]
+        return bool(gateway.acknowledged == self.table.version)
+
+    async def drain(self, key: str, timeout_s: float) -> None:
+        """Wait until no gateway has a request in flight to the replica, `timeout_s` seconds at most."""
+        payload = {"key": key, "timeout_s": timeout_s}
+        calls = [g.call("POST", "/drain", payload, timeout_s + 1) for g in list(self.gateways.values())]
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def stats(self) -> dict[str, list[tuple[float, float, int]]]:
+        """Return the requests of the last minute, by deployment: age (s), latency (s), status."""
+        merged: dict[str, list[tuple[float, float, int]]] = {}
+        for gateway in list(self.gateways.values()):
+            with contextlib.suppress(*UNREACHABLE):
+                for name, samples in (await gateway.call("GET", "/stats")).items():
+                    merged.setdefault(name, []).extend((s[0], s[1], int(s[2])) for s in samples)
+        return merged
+
+    async def stop(self) -> None:
+        """Stop every gateway and close the port."""
+        records = [r for r in read_records(self.home.run) if r.kind == KIND]
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, *(end_process(r, GRACE_S + 2) for r in records), return_exceptions=True)
+        for record in records:
+            await self._forget(Gateway(self.home, record.id))
+        if self.listener is not None:
+            self.listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener

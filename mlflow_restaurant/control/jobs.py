@@ -1,0 +1,143 @@
+"""Short jobs of the controller: fetching a model, building an environment. Each is a process of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_restaurant import errors
+from mlflow_restaurant.entities import ModelArtifact, Revision
+from mlflow_restaurant.errors import DeployFailed, RestaurantError
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.launcher import (
+    Child,
+    ForkLauncher,
+    Launcher,
+    SpawnLauncher,
+    needs_fresh_process,
+)
+
+Progress = Callable[[str], None]
+
+
+class Jobs:
+    """Runs jobs, and picks how a revision's replicas are started."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.fork = ForkLauncher(home)
+        self.activations: dict[tuple[str, str], list[str]] = {}
+
+    async def fetch(
+        self,
+        deployment: str,
+        *,
+        model_uri: str,
+        tracking_uri: str | None,
+        registry_uri: str | None,
+        flavor: str | None,
+        env_manager: str,
+        environ: Mapping[str, str],
+        progress: Progress,
+    ) -> ModelArtifact:
+        """Bring a model into the cache.
+
+        Args:
+            deployment: whose log gets the output.
+            environ: variables of the caller (stores, credentials) that hold for this job only.
+
+        Raises:
+            RestaurantError: the model can't be found, fetched or served.
+        """
+        args = {
+            "model_uri": model_uri,
+            "tracking_uri": tracking_uri,
+            "registry_uri": registry_uri,
+            "models": str(self.home.models),
+            "flavor": flavor,
+            "env_manager": env_manager,
+        }
+        message = await self._run("fetch", args, deployment, environ, progress)
+        if "failed" in message:
+            raise _fetch_error(message)
+        return ModelArtifact.model_validate(message["result"])
+
+    async def launcher_for(self, revision: Revision, progress: Progress = lambda _: None) -> Launcher:
+        """Return the launcher for the replicas of a revision, once its environment is there."""
+        manager = revision.artifact.env_manager
+        if manager != "local":
+            return SpawnLauncher(await self._activation(revision, progress))
+        return SpawnLauncher() if needs_fresh_process(revision.config.env) else self.fork
+
+    async def _activation(self, revision: Revision, progress: Progress) -> list[str]:
+        key = (revision.artifact.digest, revision.artifact.env_manager)
+        if key not in self.activations:
+            progress(f"preparing the {key[1]} environment")
+            args = {
+                "model": str(self.home.models / revision.artifact.digest),
+                "env_manager": key[1],
+                "locks": str(self.home.run),
+                "log": str(self.home.deployment_log(revision.deployment)),
+            }
+            message = await self._run("environment", args, revision.deployment, {}, progress)
+            if "failed" in message:
+                raise DeployFailed(f"the {key[1]} environment could not be built: {message['failed']}")
+            self.activations[key] = message["activate"]
+        return self.activations[key]
+
+    async def _run(
+        self, job: str, args: Mapping[str, Any], deployment: str, environ: Mapping[str, str], progress: Progress
+    ) -> dict[str, Any]:
+        launcher: Launcher = SpawnLauncher() if needs_fresh_process(environ) else self.fork
+        child = await launcher.launch(
+            job,
+            args,
+            log=self.home.deployment_log(deployment),
+            env=environ,
+            title=f"mlflow_restaurant {job} {deployment}",
+        )
+        try:
+            return await _last_message(child, progress)
+        finally:
+            await child.end()
+
+
+async def _last_message(child: Child, progress: Progress) -> dict[str, Any]:
+    while True:
+        message = await child.next_message()
+        if message is None:
+            raise RestaurantError(f"A helper process ended unexpectedly (status {await child.wait()}); see the log.")
+        if "progress" not in message:
+            return message
+        progress(message["progress"])
+
+
+def _fetch_error(message: Mapping[str, str]) -> RestaurantError:
+    kinds: dict[str, type[RestaurantError]] = {
+        cls.error_code: cls for cls in (errors.InvalidRequest, errors.DoesNotExist)
+    }
+    text = message["failed"]
+    return kinds.get(message["code"], DeployFailed)(text if text.endswith(".") else f"{text}.")
+
+
+def forwarded_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the caller's variables that MLflow's stores may need: servers, tokens, credentials, proxies."""
+    prefixes = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "GCLOUD_", "DATABRICKS_", "HF_", "OCI_", "SSL_", "REQUESTS_")
+    proxies = {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CURL_CA_BUNDLE"}
+    ours = "MLFLOW_RESTAURANT_"
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith(prefixes) or name in proxies) and not name.startswith(ours)
+    }
+
+
+def clean_cache(models: Path, used: set[str]) -> None:
+    """Remove the cached models that no revision uses, and what an interrupted download left."""
+    import shutil
+
+    for path in models.iterdir():
+        if path.name not in used:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,280 @@
+"""The replicas of a home, as the controller knows them: one object for each, over all its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+
+from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
+from mlflow_restaurant.control.planner import Seen, after_death
+from mlflow_restaurant.entities import ReplicaRoute, Revision
+from mlflow_restaurant.errors import RestaurantError
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.launcher import Child, Launcher, open_log
+from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
+from mlflow_restaurant.process.watch import end_process, wait_for_exit
+from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
+
+KIND = "replica"
+PROBE_TIMEOUT_S = 5.0
+STOP_GRACE_S = 5.0
+
+
+class Launchers(Protocol):
+    """Gives the launcher for a revision, building its environment first where one is needed."""
+
+    async def launcher_for(self, revision: Revision) -> Launcher: ...
+
+
+class Replica:
+    """One replica of one revision: a process, and its successors when it ends."""
+
+    def __init__(
+        self, home: Home, revision: Revision, index: int, launchers: Launchers, changed: Callable[[], None]
+    ) -> None:
+        self.home, self.revision, self.index = home, revision, index
+        self.launchers, self.changed = launchers, changed
+        self.id = f"{revision.deployment}-{revision.number}-{index}"
+        self.state = ReplicaState.STARTING
+        self.key = ""
+        self.pid: int | None = None
+        self.restarts = 0
+        self.quick_deaths = 0
+        self.retry_at = 0.0
+        self.error = ""
+        self.suspicion = ""
+        self.verify = False
+        self.task: asyncio.Task[None] | None = None
+        self.started = time.monotonic()
+
+    def seen(self) -> Seen:
+        return Seen(
+            self.id,
+            self.revision.deployment,
+            self.revision.number,
+            self.index,
+            self.state,
+            self.retry_at,
+            self.error,
+        )
+
+    def public(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "state": self.state.value,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "revision": self.revision.number,
+        }
+
+    @property
+    def socket(self) -> Path:
+        return self.home.run / f"{self.key}.sock"
+
+    def route(self) -> ReplicaRoute:
+        return ReplicaRoute(key=self.key, socket=str(self.socket))
+
+    def start(self, *, verify: bool) -> None:
+        """Start a process; with `verify`, the model's own input example must score before the replica runs."""
+        self.verify = verify
+        self._become(ReplicaState.STARTING)
+        self.task = asyncio.ensure_future(self._live())
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.start(verify=False)
+
+    def adopt(self, record: ProcessRecord) -> None:
+        """Take over a process that an earlier controller started and that answers."""
+        self.key, self.pid = record.id, record.pid
+        self.restarts = int(record.details.get("restarts", 0))
+        self._become(ReplicaState.RUNNING)
+        self.task = asyncio.ensure_future(self._watch(record))
+
+    def suspect(self, key: str, reason: str) -> None:
+        """End the process named by `key`, because a gateway saw that it does not answer."""
+        if key == self.key and self.pid is not None and self.state is ReplicaState.RUNNING:
+            self.suspicion = reason
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End the process, if there is one, and forget it."""
+        task, self.task = self.task, None
+        self.state = ReplicaState.STOPPED
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self.changed()
+
+    def _become(self, state: ReplicaState) -> None:
+        self.state = advance(REPLICA_TRANSITIONS, self.state, state)
+        self.changed()
+
+    async def _live(self) -> None:
+        self.started = time.monotonic()
+        child: Child | None = None
+        try:
+            child = await self._launch()
+            await self._ready(child)
+            self.error = ""
+            self._become(ReplicaState.RUNNING)
+            code = await child.wait()
+            reason = self.suspicion or await _last_words(child) or _exit_reason(code)
+        except (RestaurantError, OSError) as e:
+            reason = str(e)
+        finally:
+            if child is not None:
+                await asyncio.shield(child.end())
+            self._forget_process()
+        self._died(reason)
+
+    async def _launch(self) -> Child:
+        launcher = await self.launchers.launcher_for(self.revision)
+        self.started = time.monotonic()
+        self.key, self.suspicion = f"r-{secrets.token_hex(3)}", ""
+        config = self.revision.config
+        args = {
+            "model": str(self.home.models / self.revision.artifact.digest),
+            "socket": str(self.socket),
+            "record": str(record_path(self.home.run, self.key)),
+            "model_config": config.model_config_,
+            "grace_s": STOP_GRACE_S,
+            "threads": max(1, (os.cpu_count() or 1) // config.replicas),
+        }
+        child = await launcher.launch(
+            "replica",
+            args,
+            log=self.home.deployment_log(self.revision.deployment),
+            env=config.env,
+            title=f"mlflow_restaurant replica {self.id}",
+        )
+        try:
+            self._record(child.pid)
+        except OSError:
+            await child.end()
+            raise
+        self.pid = child.pid
+        self.changed()
+        return child
+
+    def _record(self, pid: int) -> None:
+        details = {
+            "deployment": self.revision.deployment,
+            "revision": self.revision.number,
+            "index": self.index,
+            "restarts": self.restarts,
+        }
+        write_record(self.home.run, KIND, self.key, pid, **details)
+
+    async def _ready(self, child: Child) -> None:
+        limit = self.revision.config.startup_timeout_s
+        try:
+            message = await asyncio.wait_for(child.next_message(), limit)
+        except asyncio.TimeoutError:
+            raise RestaurantError(f"the replica was not ready within startup_timeout_s={limit:g} s") from None
+        if message is None:
+            raise RestaurantError(_exit_reason(await child.wait()))
+        if "failed" in message:
+            raise RestaurantError(f"the model did not load: {message['failed']}")
+        if self.verify:
+            await self._score_example()
+
+    async def _score_example(self) -> None:
+        example = self.home.models / self.revision.artifact.digest / EXAMPLE_FILE
+        if not self.revision.artifact.has_example:
+            return
+        status, body = await call_replica(
+            self.socket, "/invocations", example.read_bytes(), self.revision.config.timeout_s
+        )
+        if status != 200:
+            raise RestaurantError(f"the model does not score its own input example: {_error_message(body)}")
+
+    async def _watch(self, record: ProcessRecord) -> None:
+        try:
+            await wait_for_exit(record)
+            reason = self.suspicion or "its process ended"
+        finally:
+            await asyncio.shield(end_process(record))
+            self._forget_process()
+        self._died(reason)
+
+    def _forget_process(self) -> None:
+        self.pid = None
+        if self.key:
+            remove_record(self.home.run, self.key)
+            self.socket.unlink(missing_ok=True)
+
+    def _died(self, reason: str) -> None:
+        now = time.monotonic()
+        death = after_death(now - self.started, self.quick_deaths, now)
+        self.quick_deaths, self.retry_at, self.error = death.quick_deaths, death.retry_at, reason
+        append_log(self.home, self.revision.deployment, f"replica {self.id} ended: {reason}")
+        self._become(death.state)
+
+
+async def call_replica(socket: Path, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+    """Send one request to a replica, POST with a JSON body or GET without; returns status and body.
+
+    Raises:
+        RestaurantError: it did not answer within `timeout_s` seconds, or the connection broke.
+    """
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    connector = aiohttp.UnixConnector(path=str(socket))
+    method, headers = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.request(method, f"http://replica{path}", data=body, headers=headers) as response,
+        ):
+            return response.status, await response.read()
+    except asyncio.TimeoutError:
+        raise RestaurantError(f"the replica did not answer within {timeout_s:g} s") from None
+    except (aiohttp.ClientError, OSError) as e:
+        raise RestaurantError(f"the replica broke the connection: {e}") from e
+
+
+def append_log(home: Home, deployment: str, text: str) -> None:
+    """Add one line to a deployment's log; a full disk is no reason to stop."""
+    with contextlib.suppress(OSError):
+        fd = open_log(home.deployment_log(deployment))
+        try:
+            os.write(fd, f"[{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}] {text}\n".encode())
+        finally:
+            os.close(fd)
+
+
+async def _last_words(child: Child) -> str:
+    with contextlib.suppress(asyncio.TimeoutError):
+        message = await asyncio.wait_for(child.next_message(), 1)
+        return str(message.get("exiting", "")) if message else ""
+    return ""
+
+
+def _exit_reason(code: int | None) -> str:
+    if code is None:
+        return "its process ended"
+    if code >= 0:
+        return f"its process ended with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"its process was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+
+
+def _error_message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["message"]).splitlines()[0]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return body[:200].decode("utf-8", "replace") or "no answer"

@@ -1,0 +1,131 @@
+"""The controller process: takes the home's lock, puts the parts together, and ends them in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from mlflow_restaurant.config import ServerSettings
+from mlflow_restaurant.control.api import admin_app
+from mlflow_restaurant.control.commands import Commands
+from mlflow_restaurant.control.controller import Controller
+from mlflow_restaurant.control.jobs import clean_cache
+from mlflow_restaurant.control.store import Store
+from mlflow_restaurant.errors import RestaurantError
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process import lease
+from mlflow_restaurant.process.forkserver import Report, quiet_environment, reporter
+from mlflow_restaurant.process.http import HttpServer, bind_unix
+from mlflow_restaurant.process.launcher import FORKSERVER_ID
+from mlflow_restaurant.process.records import (
+    read_record,
+    read_records,
+    record_path,
+    remove_record,
+    write_record,
+)
+from mlflow_restaurant.process.watch import end_process
+
+CONTROLLER_ID = "controller"
+LOCK_FILE = "controller.lock"
+ADMIN_GRACE_S = 2
+
+_logger = logging.getLogger(__name__)
+
+
+async def serve(home: Home, settings: ServerSettings, ready: Report) -> None:
+    """Run the server of `home` until SIGTERM, SIGINT or a client's ``down``; `ready` is told when it answers.
+
+    Raises:
+        RestaurantError: the database, the port or the home can't be used.
+    """
+    write_record(home.run, "controller", CONTROLLER_ID, os.getpid())
+    lease.end_with(str(record_path(home.run, CONTROLLER_ID)))
+    store = Store(home.database)
+    store.open()
+    controller = Controller(home, settings, store)
+    _sweep_cache(home, controller)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signum, ended.set)
+    forking = asyncio.ensure_future(controller.jobs.fork.warm())
+    await controller.start()
+    commands = Commands(controller)
+    admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
+    serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
+    looping = asyncio.ensure_future(controller.run())
+    await controller.gateways.wait_ready()
+    ready({"ready": True, "url": commands.url()})
+    await ended.wait()
+    _logger.info("going down")
+    await controller.stop()
+    admin.should_exit = True
+    forking.cancel()
+    await asyncio.gather(serving, looping, forking, return_exceptions=True)
+    await _end_forkserver(home)
+    home.admin_socket.unlink(missing_ok=True)
+    store.close()
+    for record in read_records(home.run):
+        remove_record(home.run, record.id)
+
+
+def _sweep_cache(home: Home, controller: Controller) -> None:
+    used = {r.artifact.digest for revisions in controller.world.revisions.values() for r in revisions.values()}
+    with contextlib.suppress(OSError):
+        clean_cache(home.models, used)
+
+
+async def _end_forkserver(home: Home) -> None:
+    record = read_record(home.run, FORKSERVER_ID)
+    if record is not None:
+        await end_process(record)
+
+
+def run(home: Home, ready: Report) -> int:
+    """Be the controller of `home`, in this process; returns the exit status.
+
+    Args:
+        ready: told ``{"ready": true}`` once the server answers, or ``{"error": {...}}``.
+    """
+    os.environ.update(quiet_environment())
+    try:
+        home.ensure()
+        with (home.run / LOCK_FILE).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                ready({"ready": True, "already": True})
+                return 0
+            asyncio.run(serve(home, ServerSettings.load(home.path), ready))
+    except RestaurantError as e:
+        _logger.error("%s", e.message)  # noqa: TRY400
+        ready({"error": {**e.to_json(), "http_status": e.http_status}})
+        return 1
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the controller of the home that ``--home`` names; with ``--detach``, in a process of its own."""
+    parser = argparse.ArgumentParser(prog="mlflow_restaurant.control.server")
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--detach", action="store_true")
+    arguments = parser.parse_args(argv)
+    if arguments.detach and os.fork():
+        os._exit(0)
+    logging.basicConfig(
+        level=logging.INFO, format="[%(asctime)s] %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    return run(Home(Path(arguments.home)), reporter(arguments.status_fd))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

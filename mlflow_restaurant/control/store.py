@@ -1,0 +1,179 @@
+"""The database: deployments, revisions, endpoints and events. One transaction a change.
+
+SQLite in WAL mode, behind SQLAlchemy; the schema is brought up to date by ordered migrations when it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from mlflow_restaurant.control.tables import deployments, endpoints, events, revisions
+from mlflow_restaurant.entities import Deployment, Endpoint, Revision, isoformat, utcnow
+from mlflow_restaurant.errors import HomeError
+from mlflow_restaurant.states import RevisionState
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 10
+
+
+class Store:
+    """The database of one home. Its methods raise `HomeError` when the database can't be read or written."""
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self.engine = sa.create_engine(f"sqlite:///{database}", connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(self.engine, "connect", _configure)
+
+    def open(self) -> None:
+        """Bring the schema up to date."""
+        with self._explained(), self.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA quick_check(1)")
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def deployments(self) -> list[Deployment]:
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(deployments).order_by(deployments.c.name)).mappings()
+            return [Deployment.model_validate(_aware(row)) for row in rows]
+
+    def revisions(self, name: str | None = None) -> list[Revision]:
+        query = sa.select(revisions).order_by(revisions.c.deployment, revisions.c.number)
+        if name is not None:
+            query = query.where(revisions.c.deployment == name)
+        with self._transaction() as connection:
+            return [Revision.model_validate(_aware(row)) for row in connection.execute(query).mappings()]
+
+    def endpoints(self) -> list[Endpoint]:
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(endpoints).order_by(endpoints.c.name)).mappings()
+            return [Endpoint.model_validate(_aware(row)) for row in rows]
+
+    def save(
+        self,
+        *,
+        deployment: Deployment | None = None,
+        revision: Revision | None = None,
+        superseded: int | None = None,
+        endpoint: Endpoint | None = None,
+        note: tuple[str, str] | None = None,
+    ) -> None:
+        """Write what is given, as one change.
+
+        Args:
+            deployment: the record to insert or replace; likewise `revision` and `endpoint`.
+            superseded: number of the deployment's revision that serves no longer.
+            note: kind and text of the event to record with the change.
+        """
+        with self._transaction() as connection:
+            if endpoint is not None:
+                _replace(connection, endpoints, endpoint.model_dump(mode="json"), endpoint)
+            if deployment is not None:
+                _replace(connection, deployments, deployment.model_dump(mode="json"), deployment)
+                if superseded is not None:
+                    connection.execute(
+                        revisions.update()
+                        .where(revisions.c.deployment == deployment.name, revisions.c.number == superseded)
+                        .values(state=RevisionState.SUPERSEDED.value)
+                    )
+            if revision is not None:
+                values = revision.model_dump(mode="json")
+                values["config"] = revision.config.to_dict()
+                _replace(connection, revisions, values, revision)
+            if note is not None:
+                _record(connection, note, deployment, revision, endpoint)
+
+    def delete_deployment(self, name: str) -> None:
+        with self._transaction() as connection:
+            for table in (revisions, events):
+                connection.execute(table.delete().where(table.c.deployment == name))
+            connection.execute(deployments.delete().where(deployments.c.name == name))
+
+    def delete_endpoint(self, name: str) -> None:
+        """Remove an endpoint; its deployments stay, without one."""
+        with self._transaction() as connection:
+            connection.execute(
+                deployments.update().where(deployments.c.endpoint == name).values(endpoint=None)
+            )
+            connection.execute(endpoints.delete().where(endpoints.c.name == name))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        query = sa.select(events).where(events.c.deployment == name).order_by(events.c.id)
+        with self._transaction() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._explained(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as e:
+            raise HomeError(f"The database {self.database} can't be used: {e.orig}; nothing was changed.") from e
+        except DatabaseError as e:
+            raise HomeError(
+                f"The database {self.database} is damaged ({e.orig}); restore it from a copy, or move it away"
+                " to start without deployments."
+            ) from e
+
+
+def _configure(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _replace(connection: sa.Connection, table: sa.Table, values: dict[str, Any], record: Any) -> None:
+    moments = {key: getattr(record, key) for key in ("created_at", "updated_at") if key in values}
+    values = {**values, **moments}
+    keys = [column.name for column in table.primary_key]
+    matches = sa.and_(*(table.c[key] == values[key] for key in keys))
+    if connection.execute(table.update().where(matches).values(values)).rowcount == 0:
+        connection.execute(table.insert().values(values))
+
+
+def _record(
+    connection: sa.Connection,
+    note: tuple[str, str],
+    deployment: Deployment | None,
+    revision: Revision | None,
+    endpoint: Endpoint | None,
+) -> None:
+    kind, message = note
+    connection.execute(
+        events.insert().values(
+            at=isoformat(utcnow()),
+            kind=kind,
+            message=message,
+            deployment=deployment.name if deployment else None,
+            revision=revision.number if revision else None,
+            endpoint=endpoint.name if endpoint else None,
+        )
+    )
+
+
+def _aware(row: Any) -> dict[str, Any]:
+    return {
+        key: value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else value
+        for key, value in row.items()
+    }

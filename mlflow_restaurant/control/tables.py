@@ -1,0 +1,54 @@
+"""The tables of the database, as the newest migration leaves them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("endpoint", sa.String),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("serving", sa.Integer),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+    sa.Column("updated_at", sa.DateTime, nullable=False),
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("deployment", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("artifact", sa.JSON, nullable=False),
+    sa.Column("config", sa.JSON, nullable=False),
+    sa.Column("tracking_uri", sa.Text),
+    sa.Column("registry_uri", sa.Text),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+)
+
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("traffic", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+    sa.Column("updated_at", sa.DateTime, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("deployment", sa.String),
+    sa.Column("revision", sa.Integer),
+    sa.Column("endpoint", sa.String),
+)

@@ -1,0 +1,182 @@
+"""The records of this package: what is deployed, what should run, and what the gateways know.
+
+All are frozen. The ones that cross process boundaries travel as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mlflow_restaurant.config import DeploymentConfig
+from mlflow_restaurant.errors import InvalidRequest
+from mlflow_restaurant.states import DeploymentState, RevisionState
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
+FULL_TRAFFIC = 100.0
+
+
+class Record(BaseModel):
+    """A frozen record without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelArtifact(Record):
+    """A model in the local cache, and what its MLmodel file says."""
+
+    digest: str
+    model_uri: str
+    model_version: str | None = None
+    model_uuid: str | None = None
+    flavor: str = "python_function"
+    env_manager: str = "local"
+    env_reason: str = ""
+    has_example: bool = False
+
+
+class Revision(Record):
+    """One numbered state of a deployment: a model and its settings. Never changed, except for its state."""
+
+    deployment: str
+    number: int
+    artifact: ModelArtifact
+    config: DeploymentConfig
+    tracking_uri: str | None = None
+    registry_uri: str | None = None
+    state: RevisionState = RevisionState.PENDING
+    message: str = ""
+    created_at: datetime
+
+
+class Deployment(Record):
+    """A named deployment; `serving` is the number of the revision that answers, if one does."""
+
+    name: str
+    endpoint: str | None = None
+    state: DeploymentState = DeploymentState.UPDATING
+    message: str = ""
+    serving: int | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Endpoint(Record):
+    """A name whose requests are split over deployments; weights are percentages and add up to 100."""
+
+    name: str
+    traffic: dict[str, float] = {}
+    created_at: datetime
+    updated_at: datetime
+
+
+class ReplicaRoute(Record):
+    """Where one running replica answers. `key` differs for each process that ever served."""
+
+    key: str
+    socket: str
+
+
+class DeploymentRoute(Record):
+    """What a gateway needs to know of one deployment."""
+
+    name: str
+    revision: int
+    model_version: str | None = None
+    timeout_s: float
+    max_queue: int
+    max_body_mb: float
+    replicas: tuple[ReplicaRoute, ...] = ()
+
+
+class EndpointRoute(Record):
+    """What a gateway needs to know of one endpoint."""
+
+    name: str
+    traffic: dict[str, float] = {}
+
+
+class RouteTable(Record):
+    """All that a gateway knows: immutable, replaced as a whole."""
+
+    version: int = 0
+    deployments: dict[str, DeploymentRoute] = {}
+    endpoints: dict[str, EndpointRoute] = {}
+
+
+def utcnow() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def isoformat(moment: datetime) -> str:
+    """Return `moment` as ISO 8601 in UTC, to the millisecond."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def check_name(name: object, what: str = "deployment") -> str:
+    """Return `name` if it can name a deployment or an endpoint.
+
+    Raises:
+        InvalidRequest: it is no string, too long, or has a character that is not allowed.
+    """
+    if not isinstance(name, str) or not NAME_PATTERN.match(name):
+        shown = repr(name if not isinstance(name, str) or len(name) <= 60 else name[:57] + "...")
+        raise InvalidRequest(
+            f"{shown} can't name a {what}: use 1 to 100 letters, digits, '-', '_' or '.',"
+            " beginning and ending with a letter or digit."
+        )
+    return name
+
+
+def parse_traffic(value: object) -> dict[str, float]:
+    """Read a traffic split: ``"a=90,b=10"``, a JSON object, or a mapping of deployment to percentage.
+
+    Raises:
+        InvalidRequest: it can't be read, a weight is not a percentage, or they don't add up to 100.
+    """
+    pairs = _traffic_pairs(value)
+    weights = {check_name(name): _weight(name, weight) for name, weight in pairs}
+    if len(weights) != len(pairs):
+        raise InvalidRequest("A traffic split names each deployment once.")
+    total = math.fsum(weights.values())
+    if weights and abs(total - FULL_TRAFFIC) > 1e-6:
+        raise InvalidRequest(f"The weights of a traffic split must add up to 100, not {total:g}.")
+    return weights
+
+
+def _traffic_pairs(value: object) -> list[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [(str(k), v) for k, v in value.items()]
+    text = str(value).strip()
+    if text.startswith("{"):
+        try:
+            pairs = json.loads(text, object_pairs_hook=list)
+        except ValueError as e:
+            raise InvalidRequest(f"The traffic split is not valid JSON: {e}.") from None
+        return [(str(k), v) for k, v in pairs]
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(sep for _, sep, _ in parts):
+        raise InvalidRequest(f"Write a traffic split as a=90,b=10 or as a JSON object, not {text!r}.")
+    return [(name.strip(), weight.strip()) for name, _, weight in parts]
+
+
+def _weight(name: str, value: Any) -> float:
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight <= FULL_TRAFFIC:
+        raise InvalidRequest(f"The weight of '{name}' must be a percentage from 0 to 100, not {value!r}.")
+    return weight
+
+
+def plain_weights(traffic: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights with whole percentages as integers, as users wrote them."""
+    return {name: int(w) if float(w).is_integer() else w for name, w in traffic.items()}

@@ -1,0 +1,141 @@
+"""The gateway process: one HTTP server for callers, and one on a unix socket for the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mlflow_restaurant.entities import RouteTable
+from mlflow_restaurant.process import lease
+from mlflow_restaurant.process.http import HttpServer, bind_unix
+
+PROMETHEUS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
+    """Serve until SIGTERM.
+
+    Args:
+        args: ``fd`` (listening socket), ``control``, ``handover``, ``admin``, ``record`` and ``logs`` (paths),
+            ``grace_s`` (time for what is in flight when asked to stop).
+        report: told ``{"ready": true}``.
+    """
+    lease.end_with(args["record"])
+    import uvloop
+
+    uvloop.run(_serve(args, report))
+    return 0
+
+
+async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    from mlflow_restaurant.gateway.app import Gateway
+
+    listener = socket.socket(fileno=args["fd"])
+    controller = ControllerLink(Path(args["admin"]))
+    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, os.environ.get(PROMETHEUS_DIRECTORY))
+    public = HttpServer(gateway, args["grace_s"])
+    control = HttpServer(control_app(gateway), 1)
+    bound = bind_unix(Path(args["control"]))
+    handover = asyncio.ensure_future(hand_over(bind_unix(Path(args["handover"])), listener))
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        public.should_exit = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop)
+    serving_control = asyncio.ensure_future(control.serve([bound]))
+    serving = asyncio.ensure_future(public.serve([listener]))
+    await asyncio.gather(public.ready.wait(), control.ready.wait())
+    report({"ready": True})
+    await serving
+    control.should_exit = True
+    handover.cancel()
+    await serving_control
+    await gateway.upstream.close()
+    await controller.close()
+
+
+async def hand_over(door: socket.socket, listener: socket.socket) -> None:
+    """Give the listening socket to whoever asks: a new controller needs it to start further gateways."""
+    loop = asyncio.get_running_loop()
+    with door:
+        while True:
+            connection, _ = await loop.sock_accept(door)
+            with connection, contextlib.suppress(OSError):
+                socket.send_fds(connection, [b"L"], [listener.fileno()])
+
+
+def control_app(gateway: Any) -> Starlette:
+    """Return the application that the controller talks to."""
+
+    async def set_routes(request: Request) -> Response:
+        await gateway.set_table(RouteTable.model_validate_json(await request.body()))
+        return JSONResponse({"version": gateway.table.version})
+
+    async def drain(request: Request) -> Response:
+        wanted = await request.json()
+        drained = await gateway.drain(wanted["key"], wanted["timeout_s"])
+        return JSONResponse({"drained": drained})
+
+    async def stats(_: Request) -> Response:
+        return JSONResponse(gateway.recent.to_json())
+
+    return Starlette(
+        routes=[
+            Route("/routes", set_routes, methods=["PUT"]),
+            Route("/drain", drain, methods=["POST"]),
+            Route("/stats", stats, methods=["GET"]),
+        ]
+    )
+
+
+class ControllerLink:
+    """Tells the controller what a gateway sees; when it is down, nobody is told, and nothing waits for it."""
+
+    def __init__(self, admin: Path) -> None:
+        self.admin = admin
+        self.session: aiohttp.ClientSession | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def suspect(self, deployment: str, key: str, reason: str) -> None:
+        task = asyncio.ensure_future(self._suspect({"deployment": deployment, "key": key, "reason": reason}))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _suspect(self, message: dict[str, str]) -> None:
+        if self.session is None:
+            connector = aiohttp.UnixConnector(path=str(self.admin))
+            self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
+        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            async with self.session.post("http://controller/suspects", json=message):
+                pass
+
+    async def close(self) -> None:
+        if self.session is not None:
+            await self.session.close()
+
+
+def _log_writer(logs: Path) -> Callable[[str, str], None]:
+    def write(deployment: str, text: str) -> None:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (
+            contextlib.suppress(OSError),
+            (logs / "deployments" / f"{deployment}.log").open("a", encoding="utf-8") as file,
+        ):
+            file.write(f"[{moment}] {text}\n")
+
+    return write

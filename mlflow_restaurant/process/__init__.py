@@ -1,0 +1,1 @@
+"""Starting, knowing and ending the processes of one home."""

@@ -1,0 +1,54 @@
+"""An HTTP server that shares its event loop and leaves signals to its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server; `ready` is set once it accepts connections."""
+
+    def __init__(self, app: Any, grace_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(grace_s) + 1,
+            )
+        )
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a listening socket at `path`, in place of whatever an ended process left there."""
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    bound.listen(BACKLOG)
+    bound.setblocking(False)
+    return bound

@@ -1,0 +1,248 @@
+"""Starting processes from an event loop, and hearing what they say and when they end.
+
+Two ways, one result: `ForkLauncher` asks the fork server, `SpawnLauncher` starts a fresh interpreter. Each returns
+a `Child` with the lines of its status pipe and its exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlflow_restaurant.errors import RestaurantError
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.forkserver import JOBS, quiet_environment
+from mlflow_restaurant.process.records import identify, record_path, write_record
+from mlflow_restaurant.process.watch import wait_for_exit
+
+FORKSERVER_ID = "forkserver"
+KILL_AFTER_S = 5.0
+
+
+class Child:
+    """A process that was started here."""
+
+    def __init__(self, pid: int, status: asyncio.StreamReader, exited: asyncio.Future[int | None]) -> None:
+        self.pid = pid
+        self.status = status
+        self.exited = exited
+
+    async def next_message(self) -> dict[str, Any] | None:
+        """Return the next line of the status pipe, or None when the process has closed it."""
+        while line := await self.status.readline():
+            with contextlib.suppress(ValueError):
+                message: dict[str, Any] = json.loads(line)
+                return message
+        return None
+
+    async def wait(self) -> int | None:
+        """Wait for the end; returns the exit status, negative for a signal, None when it is not known."""
+        return await asyncio.shield(self.exited)
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process and to what it started."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signum)
+
+    async def end(self) -> None:
+        """End the process: SIGTERM, then SIGKILL."""
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.wait(), KILL_AFTER_S)
+        except asyncio.TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.wait()
+
+
+class Launcher(Protocol):
+    """Starts a job of `forkserver.JOBS`, its output going to the file `log`."""
+
+    async def launch(
+        self, job: str, args: Mapping[str, Any], *, log: Path, env: Mapping[str, str], title: str
+    ) -> Child: ...
+
+
+def open_log(log: Path) -> int:
+    """Open a log for appending and return its descriptor."""
+    return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+async def _pipe_reader(fd: int) -> asyncio.StreamReader:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 24)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
+    return reader
+
+
+class ForkLauncher:
+    """Forks jobs from the home's fork server, which it starts when there is none."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.starting = asyncio.Lock()
+
+    async def launch(
+        self, job: str, args: Mapping[str, Any], *, log: Path, env: Mapping[str, str], title: str
+    ) -> Child:
+        request = {"job": job, "args": dict(args), "env": dict(env), "title": title}
+        log_fd = open_log(log)
+        status_r, status_w = os.pipe()
+        try:
+            reader, writer = await self._send(request, [log_fd, status_w])
+        except BaseException:
+            os.close(status_r)
+            raise
+        finally:
+            os.close(log_fd)
+            os.close(status_w)
+        status = await _pipe_reader(status_r)
+        answer = await reader.readline()
+        if not answer:
+            writer.close()
+            raise RestaurantError("The fork server ended before it started a process; try again.")
+        pid = json.loads(answer)["pid"]
+        exited = asyncio.ensure_future(self._exit_code(pid, reader, writer))
+        return Child(pid, status, exited)
+
+    async def _send(
+        self, request: Mapping[str, Any], fds: Sequence[int]
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = await self._connect()
+        data = (json.dumps(request) + "\n").encode()
+        loop = asyncio.get_running_loop()
+        try:
+            sent = socket.send_fds(connection, [data], fds)
+            await loop.sock_sendall(connection, data[sent:])
+        except BaseException:
+            connection.close()
+            raise
+        return await asyncio.open_unix_connection(sock=connection)
+
+    async def _exit_code(
+        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> int | None:
+        process = identify(pid)
+        line = await reader.readline()
+        writer.close()
+        if line:
+            return int(json.loads(line)["exit"])
+        if process is not None:  # the fork server is gone, the process may well live
+            await wait_for_exit(process)
+        return None
+
+    async def _connect(self) -> socket.socket:
+        async with self.starting:
+            try:
+                return await self._try_connect()
+            except OSError:
+                await self.start()
+                return await self._try_connect()
+
+    async def _try_connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(connection, str(self.home.forkserver_socket))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def warm(self) -> None:
+        """Start a fork server if none runs, so that the first job finds it ready."""
+        (await self._connect()).close()
+
+    async def start(self) -> None:
+        """Start a fork server; connections wait in its socket until it has imported what it needs."""
+        path = self.home.forkserver_socket
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(128)
+            record = record_path(self.home.run, FORKSERVER_ID)
+            argv = [sys.executable, "-m", "mlflow_restaurant.process.forkserver"]
+            process = await start_process(
+                [*argv, str(listener.fileno()), str(record)],
+                log=self.home.server_log,
+                env=quiet_environment(),
+                pass_fds=[listener.fileno()],
+            )
+        write_record(self.home.run, "forkserver", FORKSERVER_ID, process.pid)
+
+
+class SpawnLauncher:
+    """Starts a replica with the Python that `activate` puts on the path, or any job with this Python."""
+
+    def __init__(self, activate: Sequence[str] = ()) -> None:
+        self.activate = activate
+
+    async def launch(
+        self,
+        job: str,
+        args: Mapping[str, Any],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        title: str,
+        pass_fds: Sequence[int] = (),
+    ) -> Child:
+        status_r, status_w = os.pipe()
+        try:
+            process = await start_process(
+                self._command(job, args, status_w), log=log, env=env, pass_fds=[status_w, *pass_fds]
+            )
+        except BaseException:
+            os.close(status_r)
+            raise
+        finally:
+            os.close(status_w)
+        status = await _pipe_reader(status_r)
+        return Child(process.pid, status, asyncio.ensure_future(process.wait()))
+
+    def _command(self, job: str, args: Mapping[str, Any], status_fd: int) -> list[str]:
+        arguments = [json.dumps(dict(args)), str(status_fd)]
+        if not self.activate:
+            return [sys.executable, "-u", "-m", "mlflow_restaurant.process.spawn", job, *arguments]
+        module = JOBS[job].partition(":")[0]
+        script = Path(__file__).parents[1].joinpath(*module.split(".")[1:]).with_suffix(".py")
+        run = shlex.join(["python", "-u", str(script), *arguments])
+        return ["bash", "-c", " && ".join([*self.activate, f"exec {run}"])]
+
+
+async def start_process(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> asyncio.subprocess.Process:
+    """Start a process in a session of its own, its output going to the file `log`."""
+    log_fd = open_log(log)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            env={**os.environ, **env},
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log_fd)
+
+
+FRESH_PROCESS_PREFIXES = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_")
+
+
+def needs_fresh_process(env: Mapping[str, str]) -> bool:
+    """Tell whether a variable takes effect only when an interpreter starts, so that a fork comes too late."""
+    return sys.platform == "darwin" or any(name.startswith(FRESH_PROCESS_PREFIXES) for name in env)

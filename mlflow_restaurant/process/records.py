@@ -1,0 +1,107 @@
+"""Process records: one small file in the run directory for each process of a home.
+
+By them a server that was killed finds what it left running. A process ends itself when its record is gone
+(see `lease`), so nothing outlives a home that was deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mlflow_restaurant._version import __version__
+
+SUFFIX = ".proc"
+_CREATE_TIME_TOLERANCE_S = 2.0
+
+
+class ProcessRecord(BaseModel):
+    """What is known of one process; `created` tells it from a later one with the same id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: str
+    id: str
+    pid: int
+    created: float
+    version: str = ""
+    details: dict[str, Any] = {}
+
+    def alive(self) -> bool:
+        """Tell whether this very process still runs."""
+        return self.process() is not None
+
+    def process(self) -> psutil.Process | None:
+        """Return the process, or None when it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < _CREATE_TIME_TOLERANCE_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+    def signal(self, signum: int) -> None:
+        """Send a signal, unless the process has ended."""
+        process = self.process()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signum)
+
+
+def record_path(run: Path, record_id: str) -> Path:
+    """Return the path of the record of that id."""
+    return run / (record_id + SUFFIX)
+
+
+def write_record(run: Path, kind: str, record_id: str, pid: int, **details: Any) -> ProcessRecord:
+    """Write the record of a process that runs; a reader sees all of it or nothing.
+
+    Raises:
+        OSError: the disk is full or the home is gone.
+        psutil.NoSuchProcess: the process has ended already.
+    """
+    created = psutil.Process(pid).create_time()
+    record = ProcessRecord(
+        kind=kind, id=record_id, pid=pid, created=created, version=__version__, details=details
+    )
+    path = record_path(run, record_id)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(record.model_dump_json(), encoding="utf-8")
+    temporary.replace(path)
+    return record
+
+
+def identify(pid: int) -> ProcessRecord | None:
+    """Return an unwritten record of a process that runs, or None when it has ended."""
+    try:
+        return ProcessRecord(kind="", id="", pid=pid, created=psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def read_record(run: Path, record_id: str) -> ProcessRecord | None:
+    """Return the record of that id, or None when there is none that can be read."""
+    return _read(record_path(run, record_id))
+
+
+def read_records(run: Path) -> list[ProcessRecord]:
+    """Return all records of a home, those of ended processes too."""
+    found = [_read(path) for path in sorted(run.glob("*" + SUFFIX))]
+    return [record for record in found if record is not None]
+
+
+def _read(path: Path) -> ProcessRecord | None:
+    try:
+        return ProcessRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def remove_record(run: Path, record_id: str) -> None:
+    """Remove a record, if it is there."""
+    record_path(run, record_id).unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Waiting for, and ending, processes that are not our children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+from mlflow_restaurant.process.records import ProcessRecord
+
+POLL_INTERVAL_S = 0.25
+KILL_AFTER_S = 5.0
+
+
+async def wait_for_exit(record: ProcessRecord) -> None:
+    """Return when the process has ended."""
+    fd = _pidfd(record.pid) if record.alive() else None
+    if fd is None:
+        while record.alive():
+            await asyncio.sleep(POLL_INTERVAL_S)
+        return
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    try:
+        if record.alive():
+            await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def _pidfd(pid: int) -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def signal_group(record: ProcessRecord, signum: int) -> None:
+    """Send a signal to a process that leads a session, and to what it started."""
+    if record.alive():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(record.pid, signum)
+
+
+async def end_process(record: ProcessRecord, grace_s: float = KILL_AFTER_S) -> None:
+    """End a process: SIGTERM, and SIGKILL when it is still there after `grace_s` seconds."""
+    signal_group(record, signal.SIGTERM)
+    try:
+        await asyncio.wait_for(wait_for_exit(record), grace_s)
+    except asyncio.TimeoutError:
+        signal_group(record, signal.SIGKILL)
+        await wait_for_exit(record)

@@ -1,0 +1,188 @@
+"""A replica: MLflow's scoring application for one model, on a unix socket.
+
+This file runs in two ways: as a job forked from the fork server, and by its path with the Python of the model's own
+environment (``python app.py ARGUMENTS STATUS_FD``), where neither this package nor this version of MLflow need be
+installed. So it imports the standard library at the top, and below only what every environment of a model has.
+"""
+
+import functools
+import json
+import os
+import socket
+import sys
+import traceback
+
+if __package__:
+    from mlflow_restaurant.process import lease
+else:  # run by its path, outside the package
+    sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process")
+    import lease  # type: ignore[no-redef,import-not-found,unused-ignore]
+
+    del sys.path[0]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Report = Callable[[dict[str, Any]], None]
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 24 * 3600
+EXIT_LOAD_FAILED = 3
+EXIT_MODEL_EXITED = 4
+
+
+class ModelExited(RuntimeError):
+    """The model tried to end the process, for instance with ``sys.exit``."""
+
+
+class Server:
+    """The scoring application and the server that answers for it; `stop` ends it after what is in flight."""
+
+    def __init__(self, app: "Any", bound: socket.socket, grace_s: float) -> None:
+        self.app, self.bound, self.grace_s = app, bound, grace_s
+        self.exit_code = 0
+        self.uvicorn: Any = None
+
+    def run(self) -> int:
+        if hasattr(self.app, "wsgi_app"):
+            self._run_wsgi()
+        else:
+            self._run_asgi()
+        return self.exit_code
+
+    def stop(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        if self.uvicorn is not None:
+            self.uvicorn.should_exit = True
+        else:
+            os.kill(os.getpid(), 15)
+
+    def _run_asgi(self) -> None:
+        import uvicorn
+
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(self.grace_s) + 1,
+        )
+        self.uvicorn = uvicorn.Server(config)
+        self.uvicorn.run(sockets=[self.bound])
+
+    def _run_wsgi(self) -> None:
+        """Serve the Flask application of MLflow 2, with the server that MLflow 2 brings."""
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped,unused-ignore]
+
+        app, fd, grace = self.app, self.bound.fileno(), int(self.grace_s) + 1
+
+        class Application(BaseApplication):  # type: ignore[misc,unused-ignore]
+            def load_config(self) -> None:
+                settings = {"bind": f"fd://{fd}", "worker_class": "gthread", "threads": 6, "timeout": 0}
+                for key, value in {**settings, "graceful_timeout": grace, "keepalive": 75}.items():
+                    self.cfg.set(key, value)
+
+            def load(self) -> "Any":
+                return app
+
+        os.set_inheritable(fd, True)
+        Application().run()
+
+
+def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
+    """Load the pyfunc as MLflow's own scoring server does."""
+    from mlflow import pyfunc
+
+    return pyfunc.load_model(path, model_config=model_config) if model_config else pyfunc.load_model(path)
+
+
+def guard(model: "Any", on_exit: "Callable[[BaseException], None]") -> None:
+    """Turn ``SystemExit`` and its like from the model into an error of this request, and report them.
+
+    MLflow's server would answer nothing from then on, while its ``/ping`` still says 200.
+    """
+    predict = model.predict
+
+    @functools.wraps(predict)
+    def guarded(*args: "Any", **kwargs: "Any") -> "Any":
+        try:
+            return predict(*args, **kwargs)
+        except Exception:
+            raise
+        except BaseException as e:
+            on_exit(e)
+            raise ModelExited(f"the model raised {type(e).__name__}") from e
+
+    model.predict = guarded
+
+
+def limit_threads(threads: "int | None") -> None:
+    """Limit the thread pools of BLAS and OpenMP libraries, where threadpoolctl is installed."""
+    if threads is None:
+        return
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return
+    threadpool_limits(limits=threads)
+
+
+def bind(path: str) -> socket.socket:
+    """Return a unix socket that listens on `path`; one left there by an ended process is replaced."""
+    if os.path.exists(path):
+        os.unlink(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(path)
+    bound.listen(BACKLOG)
+    return bound
+
+
+def main(args: "dict[str, Any]", report: "Report") -> int:
+    """Serve until SIGTERM; returns the exit status.
+
+    Args:
+        args: ``model`` (directory), ``socket`` and ``record`` (paths), ``model_config`` (object or None),
+            ``grace_s`` (time for what is in flight when asked to stop), ``threads`` (of BLAS and OpenMP).
+        report: told ``{"ready": true}``, or ``{"failed": reason}`` when the model does not load.
+    """
+    lease.end_with(args["record"])
+    # The gateway keeps the deadline of each request; MLflow's own must never come first.
+    os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(7 * 24 * 3600)
+    try:
+        from mlflow.pyfunc import scoring_server
+
+        limit_threads(args.get("threads"))
+        model = load_model(args["model"], args.get("model_config"))
+        app = scoring_server.init(model)
+        server = Server(app, bind(args["socket"]), args["grace_s"])
+    except BaseException as e:
+        traceback.print_exc()
+        report({"failed": f"{type(e).__name__}: {e}"})
+        return EXIT_LOAD_FAILED
+
+    def model_exited(e: BaseException) -> None:
+        traceback.print_exception(type(e), e, e.__traceback__)
+        report({"exiting": f"the model raised {type(e).__name__}"})
+        server.stop(EXIT_MODEL_EXITED)
+
+    guard(model, model_exited)
+    report({"ready": True})
+    return server.run()
+
+
+def run_by_path() -> int:
+    """Run with the arguments and the status descriptor of the command line."""
+    status_fd = int(sys.argv[2])
+
+    def report(message: "dict[str, Any]") -> None:
+        os.write(status_fd, (json.dumps(message) + "\n").encode())
+
+    return main(json.loads(sys.argv[1]), report)
+
+
+if __name__ == "__main__":
+    sys.exit(run_by_path())

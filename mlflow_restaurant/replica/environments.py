@@ -1,0 +1,154 @@
+"""The environment of a model, through MLflow's own machinery: `local`, `uv`, `virtualenv`, `conda`.
+
+MLflow's environment builder is called here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+REQUIREMENTS_FILE = "requirements.txt"
+BUILDING_MARK = ".building"
+
+
+def unsatisfied(model: Path) -> str | None:
+    """Return why this Python can't serve the model with what is installed, or None when it can.
+
+    Args:
+        model: directory of the model, with ``requirements.txt`` and ``python_env.yaml``.
+    """
+    python = _python_version(model)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python is not None and ".".join(python.split(".")[:2]) != here:
+        return f"the model was saved with Python {python}, this is {here}"
+    for requirement in _requirements(model):
+        reason = _missing(requirement)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _python_version(model: Path) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load((model / "python_env.yaml").read_text(encoding="utf-8"))
+        return str(content["python"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _requirements(model: Path) -> Iterator[Requirement]:
+    file = model / REQUIREMENTS_FILE
+    if not file.exists():
+        return
+    from mlflow.utils.requirements_utils import _parse_requirements
+
+    for parsed in _parse_requirements(str(file), is_constraint=False):
+        with contextlib.suppress(InvalidRequirement):
+            requirement = Requirement(parsed.req_str)
+            if requirement.marker is None or requirement.marker.evaluate():
+                yield requirement
+
+
+def _missing(requirement: Requirement) -> str | None:
+    try:
+        installed = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    with contextlib.suppress(InvalidVersion):
+        public = Version(installed).public
+        if not requirement.specifier.contains(public, prereleases=True):
+            return f"the model needs {requirement}, {installed} is installed"
+    return None
+
+
+def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
+    """Build the environment of a model, unless it is there, and report ``{"activate": [commands]}``.
+
+    Args:
+        args: ``model`` (directory), ``env_manager``, ``locks`` (directory for lock files).
+        report: told ``{"activate": [...]}`` or ``{"failed": reason}``.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    manager, model = args["env_manager"], Path(args["model"])
+    try:
+        with _locked(Path(args["locks"]) / "environments.lock"):
+            activate = _activate(manager, model, Path(args["locks"]))
+    except BaseException as e:
+        traceback.print_exc()
+        report({"failed": _failure(e, manager)})
+        return 1
+    report({"activate": activate})
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock: MLflow takes an environment that another process is still filling for a complete one."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _activate(manager: str, model: Path, marks: Path) -> list[str]:
+    from mlflow.pyfunc import FLAVOR_NAME
+    from mlflow.pyfunc.backend import PyFuncBackend
+
+    config = _flavor_config(model, FLAVOR_NAME)
+    with _whole_or_not_at_all(manager, model, marks):
+        environment = PyFuncBackend(config, env_manager=manager).prepare_env(str(model))
+    activate = environment.get_activate_command()
+    return [str(command) for command in activate]
+
+
+def _flavor_config(model: Path, flavor: str) -> dict[str, Any]:
+    from mlflow.models import Model
+
+    config: dict[str, Any] = Model.load(str(model)).flavors[flavor]
+    return config
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(manager: str, model: Path, marks: Path) -> Iterator[None]:
+    """Remove an environment whose building was cut off by a kill; MLflow would take it for complete."""
+    directory = _virtualenv_directory(manager, model)
+    if directory is None:
+        yield
+        return
+    mark = marks / (directory.name + BUILDING_MARK)
+    if mark.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+    mark.touch()
+    yield
+    mark.unlink()
+
+
+def _virtualenv_directory(manager: str, model: Path) -> Path | None:
+    if manager not in ("uv", "virtualenv"):
+        return None
+    from mlflow.utils import virtualenv
+
+    name = virtualenv._get_virtualenv_name(virtualenv._get_python_env(model), model, None)
+    return Path(virtualenv._get_mlflow_virtualenv_root()) / name
+
+
+def _failure(error: BaseException, manager: str) -> str:
+    """Return one sentence for an environment that could not be built."""
+    text = str(error) or type(error).__name__
+    if manager == "conda" and "conda" in text.lower() and "find" in text.lower():
+        return "conda was not found; install it, or choose env_manager uv."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else text
