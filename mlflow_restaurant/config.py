@@ -58,7 +58,9 @@ class DeploymentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    replicas: Annotated[int, Number] = Field(1, ge=1, le=MAX_REPLICAS, description="processes serving the model")
+    replicas: Annotated[int, Number] = Field(
+        1, ge=1, le=MAX_REPLICAS, description="processes serving the model"
+    )
     env_manager: EnvManager = Field(
         "auto",
         description="`auto`, `local`, `uv`, `virtualenv`, `conda`; `auto` is `local` when what is installed"
@@ -67,7 +69,9 @@ class DeploymentConfig(BaseModel):
     batching: Batching = Field(
         "auto", description="`auto`, `on`, `off`: whether requests may be merged into one call of the model"
     )
-    max_batch_rows: Annotated[int, Number] = Field(1024, ge=1, le=1_000_000, description="rows in one merged call")
+    max_batch_rows: Annotated[int, Number] = Field(
+        1024, ge=1, le=1_000_000, description="rows in one merged call"
+    )
     batch_wait_ms: Annotated[float, Number] = Field(
         0, ge=0, le=60_000, allow_inf_nan=False, description="how long a free replica waits for more rows"
     )
@@ -81,7 +85,11 @@ class DeploymentConfig(BaseModel):
         64, gt=0, le=2048, allow_inf_nan=False, description="larger bodies get 413, in megabytes"
     )
     startup_timeout_s: Annotated[float, Number] = Field(
-        120, gt=0, le=86_400, allow_inf_nan=False, description="time for a replica to become ready, in seconds"
+        120,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="time for a replica to become ready, in seconds",
     )
     env: dict[str, str] = Field(default_factory=dict, description="environment variable of the replicas")
     model_config_: Annotated[dict[str, Any] | None, BeforeValidator(_parse_json_object)] = Field(
@@ -135,7 +143,9 @@ def _env_mapping(value: object) -> dict[str, str]:
         except ValueError:
             value = None
     if not isinstance(value, dict):
-        raise InvalidRequest("Config key 'env' must be a JSON object of names and values; or write env.NAME=value.")
+        raise InvalidRequest(
+            "Config key 'env' must be a JSON object of names and values; or write env.NAME=value."
+        )
     return {str(k): str(v) for k, v in value.items()}
 
 
@@ -145,8 +155,12 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", min_length=1, description="address the gateway listens on")
-    port: Annotated[int, Number] = Field(5001, ge=0, le=65535, description="port of the gateway; 0 = any free port")
-    gateways: Annotated[int, Number] = Field(1, ge=1, le=64, description="gateway processes that share the port")
+    port: Annotated[int, Number] = Field(
+        5001, ge=0, le=65535, description="port of the gateway; 0 = any free port"
+    )
+    gateways: Annotated[int, Number] = Field(
+        1, ge=1, le=64, description="gateway processes that share the port"
+    )
 
     @classmethod
     def load(cls, home: Path, environ: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -176,7 +190,8 @@ class ServerSettings(BaseModel):
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return values
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
@@ -232,6 +247,8 @@ def config_table(cls: type[BaseModel]) -> list[tuple[str, str, str]]:
     for name, field in cls.model_fields.items():
         key = "env.NAME" if name == "env" else public_name(name, field)
         default = field.get_default(call_default_factory=True)
-        shown = "" if default in (None, {}) else f"{default:g}" if isinstance(default, float) else str(default)
+        shown = (
+            "" if default in (None, {}) else f"{default:g}" if isinstance(default, float) else str(default)
+        )
         rows.append((key, shown, field.description or ""))
     return rows

@@ -29,78 +29,89 @@ Command = Callable[[Progress], Awaitable[Any]]
 
 def admin_app(commands: Commands, shut_down: Callable[[], None]) -> Starlette:
     """Return the application; `shut_down` is called when a client asks for the end of the server."""
-
-    async def status(_: Request) -> Response:
-        return JSONResponse(await commands.status())
-
-    async def down(_: Request) -> Response:
-        shut_down()
-        return JSONResponse({})
-
-    async def list_deployments(request: Request) -> Response:
-        return JSONResponse(commands.list_deployments(request.query_params.get("endpoint")))
-
-    async def get_deployment(request: Request) -> Response:
-        return JSONResponse(commands.get(request.path_params["name"], request.query_params.get("endpoint")))
-
-    async def create_deployment(request: Request) -> Response:
-        body = await request.json()
-        return _streamed(lambda progress: commands.create(body["name"], body, progress))
-
-    async def update_deployment(request: Request) -> Response:
-        body, name = await request.json(), request.path_params["name"]
-        return _streamed(lambda progress: commands.update(name, body, progress))
-
-    async def delete_deployment(request: Request) -> Response:
-        await commands.delete(request.path_params["name"], request.query_params.get("endpoint"))
-        return JSONResponse({})
-
-    async def history(request: Request) -> Response:
-        return JSONResponse(commands.history(request.path_params["name"]))
-
-    async def list_endpoints(_: Request) -> Response:
-        return JSONResponse(commands.list_endpoints())
-
-    async def create_endpoint(request: Request) -> Response:
-        body = await request.json()
-        return JSONResponse(commands.create_endpoint(body["name"], body.get("traffic")))
-
-    async def get_endpoint(request: Request) -> Response:
-        return JSONResponse(commands.get_endpoint(request.path_params["name"]))
-
-    async def update_endpoint(request: Request) -> Response:
-        body = await request.json()
-        return JSONResponse(commands.update_endpoint(request.path_params["name"], body.get("traffic")))
-
-    async def delete_endpoint(request: Request) -> Response:
-        commands.delete_endpoint(request.path_params["name"])
-        return JSONResponse({})
-
-    async def suspect(request: Request) -> Response:
-        body = await request.json()
-        for replica in list(commands.controller.replicas.values()):
-            replica.suspect(body["key"], body["reason"])
-        return JSONResponse({})
-
+    api = _Api(commands, shut_down)
     return Starlette(
         routes=[
-            Route("/status", status),
-            Route("/down", down, methods=["POST"]),
-            Route("/deployments", list_deployments),
-            Route("/deployments", create_deployment, methods=["POST"]),
-            Route("/deployments/{name:path}", get_deployment),
-            Route("/deployments/{name:path}", update_deployment, methods=["PATCH"]),
-            Route("/deployments/{name:path}", delete_deployment, methods=["DELETE"]),
-            Route("/history/{name:path}", history),
-            Route("/endpoints", list_endpoints),
-            Route("/endpoints", create_endpoint, methods=["POST"]),
-            Route("/endpoints/{name:path}", get_endpoint),
-            Route("/endpoints/{name:path}", update_endpoint, methods=["PATCH"]),
-            Route("/endpoints/{name:path}", delete_endpoint, methods=["DELETE"]),
-            Route("/suspects", suspect, methods=["POST"]),
+            Route("/status", api.status),
+            Route("/down", api.down, methods=["POST"]),
+            Route("/deployments", api.list_deployments),
+            Route("/deployments", api.create_deployment, methods=["POST"]),
+            Route("/deployments/{name:path}", api.get_deployment),
+            Route("/deployments/{name:path}", api.update_deployment, methods=["PATCH"]),
+            Route("/deployments/{name:path}", api.delete_deployment, methods=["DELETE"]),
+            Route("/history/{name:path}", api.history),
+            Route("/endpoints", api.list_endpoints),
+            Route("/endpoints", api.create_endpoint, methods=["POST"]),
+            Route("/endpoints/{name:path}", api.get_endpoint),
+            Route("/endpoints/{name:path}", api.update_endpoint, methods=["PATCH"]),
+            Route("/endpoints/{name:path}", api.delete_endpoint, methods=["DELETE"]),
+            Route("/suspects", api.suspect, methods=["POST"]),
         ],
         exception_handlers={RestaurantError: _error, Exception: _unexpected},
     )
+
+
+class _Api:
+    """The handlers: from a request to a command and back."""
+
+    def __init__(self, commands: Commands, shut_down: Callable[[], None]) -> None:
+        self.commands, self.shut_down = commands, shut_down
+
+    async def status(self, _: Request) -> Response:
+        return JSONResponse(await self.commands.status())
+
+    async def down(self, _: Request) -> Response:
+        self.shut_down()
+        return JSONResponse({})
+
+    async def list_deployments(self, request: Request) -> Response:
+        return JSONResponse(self.commands.list_deployments(request.query_params.get("endpoint")))
+
+    async def get_deployment(self, request: Request) -> Response:
+        return JSONResponse(self.commands.get(_name(request), request.query_params.get("endpoint")))
+
+    async def create_deployment(self, request: Request) -> Response:
+        body = await request.json()
+        return _streamed(lambda progress: self.commands.create(body["name"], body, progress))
+
+    async def update_deployment(self, request: Request) -> Response:
+        body = await request.json()
+        return _streamed(lambda progress: self.commands.update(_name(request), body, progress))
+
+    async def delete_deployment(self, request: Request) -> Response:
+        await self.commands.delete(_name(request), request.query_params.get("endpoint"))
+        return JSONResponse({})
+
+    async def history(self, request: Request) -> Response:
+        return JSONResponse(self.commands.history(_name(request)))
+
+    async def list_endpoints(self, _: Request) -> Response:
+        return JSONResponse(self.commands.list_endpoints())
+
+    async def create_endpoint(self, request: Request) -> Response:
+        body = await request.json()
+        return JSONResponse(self.commands.create_endpoint(body["name"], body.get("traffic")))
+
+    async def get_endpoint(self, request: Request) -> Response:
+        return JSONResponse(self.commands.get_endpoint(_name(request)))
+
+    async def update_endpoint(self, request: Request) -> Response:
+        body = await request.json()
+        return JSONResponse(self.commands.update_endpoint(_name(request), body.get("traffic")))
+
+    async def delete_endpoint(self, request: Request) -> Response:
+        self.commands.delete_endpoint(_name(request))
+        return JSONResponse({})
+
+    async def suspect(self, request: Request) -> Response:
+        body = await request.json()
+        self.commands.controller.suspect(body["key"], body["reason"])
+        return JSONResponse({})
+
+
+def _name(request: Request) -> str:
+    name: str = request.path_params["name"]
+    return name
 
 
 async def _error(_: Request, error: Exception) -> Response:

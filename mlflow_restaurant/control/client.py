@@ -80,17 +80,37 @@ class ControlClient:
             if not self.is_running():
                 self._start()
 
-    def _start(self) -> None:
+    @contextlib.contextmanager
+    def running(self, environ: Mapping[str, str]) -> Iterator[None]:
+        """Run the server for the time of the block; it ends too when this process is killed.
+
+        Args:
+            environ: variables for the server, over those of this process.
+        """
+        self.home.ensure()
+        tie_r, tie_w = os.pipe()
+        try:
+            self._start(environ, tie_r)
+            yield
+        finally:
+            os.close(tie_w)
+            os.close(tie_r)
+            self.down()
+
+    def _start(self, environ: Mapping[str, str] | None = None, tie: int | None = None) -> None:
+        """Start a server that detaches from this process; `tie` is a pipe whose end ends the server."""
         log = os.open(self.home.server_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         status_r, status_w = os.pipe()
         argv = [sys.executable, "-m", "mlflow_restaurant.control.server", "--home", str(self.home.path)]
+        tied = [] if tie is None else ["--tie-fd", str(tie)]
         try:
             subprocess.run(
-                [*argv, "--status-fd", str(status_w), "--detach"],
+                [*argv, "--status-fd", str(status_w), "--detach", *tied],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[status_w],
+                env={**os.environ, **(environ or {})},
+                pass_fds=[status_w, *([] if tie is None else [tie])],
                 start_new_session=True,
                 cwd=self.home.path,
                 check=False,
@@ -135,7 +155,8 @@ class ControlClient:
     # -- commands
 
     def status(self) -> dict[str, Any]:
-        return self._get("/status")
+        found: dict[str, Any] = self._get("/status")
+        return found
 
     def create_deployment(self, name: str, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         return self._long("POST", "/deployments", {**request, "name": name}, progress)
@@ -147,7 +168,8 @@ class ControlClient:
         self._request("DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint})
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        return self._get(f"/deployments/{_quoted(name)}", {"endpoint": endpoint})
+        found: dict[str, Any] = self._get(f"/deployments/{_quoted(name)}", {"endpoint": endpoint})
+        return found
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._get("/deployments", {"endpoint": endpoint})
@@ -167,7 +189,8 @@ class ControlClient:
         self._request("DELETE", f"/endpoints/{_quoted(name)}")
 
     def get_endpoint(self, name: str) -> dict[str, Any]:
-        return self._get(f"/endpoints/{_quoted(name)}")
+        found: dict[str, Any] = self._get(f"/endpoints/{_quoted(name)}")
+        return found
 
     def list_endpoints(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._get("/endpoints")
@@ -256,4 +279,3 @@ def _wait_for_end(records: list[ProcessRecord], timeout_s: float) -> list[Proces
     processes = [p for p in (r.process() for r in records) if p is not None]
     psutil.wait_procs(processes, timeout=timeout_s)
     return [r for r in records if r.alive()]
-

@@ -53,7 +53,9 @@ class Commands:
         endpoint = _endpoint_name(request)
         config = DeploymentConfig.from_options(request.get("config") or {})
         if name in self.controller.world.deployments or name in self.operations:
-            raise AlreadyExists(f"Deployment '{name}' exists already; update or delete it, or choose another name.")
+            raise AlreadyExists(
+                f"Deployment '{name}' exists already; update or delete it, or choose another name."
+            )
         with self._operation(name):
             artifact = await self._fetch(name, request, config, progress)
             now = utcnow()
@@ -68,12 +70,16 @@ class Commands:
         deployment = self._deployment(name, None)
         endpoint = _endpoint_name(request)
         if endpoint is not None and deployment.endpoint not in (None, endpoint):
-            raise Conflict(f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}', not '{endpoint}'.")
+            raise Conflict(
+                f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}', not '{endpoint}'."
+            )
         revisions = self.controller.world.revisions[name]
         current = revisions[deployment.serving or max(revisions)]
         config = DeploymentConfig.from_options(request.get("config") or {}, current.config)
         if request.get("flavor") and not request.get("model_uri"):
-            raise InvalidRequest("A flavor can only be changed together with the model: give a model URI too.")
+            raise InvalidRequest(
+                "A flavor can only be changed together with the model: give a model URI too."
+            )
         self._refuse_overlap(name)
         with self._operation(name):
             artifact = current.artifact
@@ -171,7 +177,9 @@ class Commands:
         """Make an endpoint, with a traffic split or without."""
         check_name(name, "endpoint")
         if name in self.controller.world.endpoints:
-            raise AlreadyExists(f"Endpoint '{name}' exists already; update or delete it, or choose another name.")
+            raise AlreadyExists(
+                f"Endpoint '{name}' exists already; update or delete it, or choose another name."
+            )
         now = utcnow()
         return self._save_endpoint(Endpoint(name=name, created_at=now, updated_at=now), traffic)
 
@@ -213,7 +221,7 @@ class Commands:
     def url(self) -> str:
         """Return the address of the gateway, as a caller on this machine reaches it."""
         host, port = self.controller.gateways.address
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
     async def status(self) -> dict[str, Any]:
@@ -225,7 +233,9 @@ class Commands:
             "home": str(self.controller.home.path),
             "url": self.url(),
             "gateways": len(self.controller.gateways.gateways),
-            "deployments": [{**d, "last_minute": _summary(stats.get(d["name"], []))} for d in self.list_deployments()],
+            "deployments": [
+                {**d, "last_minute": _summary(stats.get(d["name"], []))} for d in self.list_deployments()
+            ],
             "endpoints": self.list_endpoints(),
         }
 
@@ -274,7 +284,9 @@ class Commands:
     ) -> ModelArtifact:
         uri = request.get("model_uri")
         if not isinstance(uri, str) or not uri:
-            raise InvalidRequest("A model URI is needed, such as models:/NAME@ALIAS, runs:/RUN/NAME or a path.")
+            raise InvalidRequest(
+                "A model URI is needed, such as models:/NAME@ALIAS, runs:/RUN/NAME or a path."
+            )
         return await self.controller.jobs.fetch(
             name,
             model_uri=uri,

@@ -79,9 +79,7 @@ class World:
 
     @classmethod
     def load(cls, store: Store) -> World:
-        world = cls(
-            {d.name: d for d in store.deployments()}, {}, {e.name: e for e in store.endpoints()}
-        )
+        world = cls({d.name: d for d in store.deployments()}, {}, {e.name: e for e in store.endpoints()})
         for revision in store.revisions():
             world.revisions.setdefault(revision.deployment, {})[revision.number] = revision
         return world
@@ -153,7 +151,9 @@ class Controller:
         if revision is not None and isinstance(index, int) and record.alive():
             replica = self._replica(revision, index)
             try:
-                status, _ = await call_replica(self.home.run / f"{record.id}.sock", "/ping", None, PROBE_TIMEOUT_S)
+                status, _ = await call_replica(
+                    self.home.run / f"{record.id}.sock", "/ping", None, PROBE_TIMEOUT_S
+                )
             except RestaurantError:
                 status = 0
             if status == 200 and replica.id not in self.replicas:
@@ -313,7 +313,9 @@ class Controller:
         name, rollout = action.deployment, self.rollouts.pop(action.deployment)
         deployment = self.world.deployments[name]
         reason = action.reason if action.reason.endswith(".") else f"{action.reason}."
-        error = DeployFailed(f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}")
+        error = DeployFailed(
+            f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
+        )
         append_log(self.home, name, error.message)
         try:
             if deployment.serving is None and rollout.done is not None:
@@ -321,7 +323,7 @@ class Controller:
             else:
                 self._record_failure(deployment, action)
         except HomeError as e:
-            _logger.error("a failed rollout could not be recorded: %s", e)  # noqa: TRY400
+            _logger.error("a failed rollout could not be recorded: %s", e)
         rollout.finish(error)
 
     def _record_failure(self, deployment: Deployment, action: Fail) -> None:
@@ -333,8 +335,12 @@ class Controller:
             state, message = DeploymentState.DEPLOY_FAILED, action.reason
         else:
             state = DeploymentState.HEALTHY
-            message = f"revision {action.revision} failed, revision {deployment.serving} goes on: {action.reason}"
-        deployment = deployment.model_copy(update={"state": state, "message": message, "updated_at": utcnow()})
+            message = (
+                f"revision {action.revision} failed, revision {deployment.serving} goes on: {action.reason}"
+            )
+        deployment = deployment.model_copy(
+            update={"state": state, "message": message, "updated_at": utcnow()}
+        )
         self._remember(deployment, failed)
         self.store.save(deployment=deployment, revision=failed, note=("failed", action.reason))
 
@@ -376,6 +382,11 @@ class Controller:
             self.wake.set()
             raise
 
+    def suspect(self, key: str, reason: str) -> None:
+        """End the replica process named by `key`: a gateway saw that it does not answer."""
+        for replica in list(self.replicas.values()):
+            replica.suspect(key, reason)
+
     async def replicas_gone(self, names: Iterable[str]) -> None:
         """Wait until no replica of these deployments is left."""
         gone = set(names)
@@ -397,7 +408,10 @@ class Controller:
             name: EndpointRoute(name=name, traffic={d: w for d, w in e.traffic.items() if d in deployments})
             for name, e in self.world.endpoints.items()
         }
-        if (deployments, endpoints) != (self.table.deployments, self.table.endpoints) or not self.table.version:
+        if (deployments, endpoints) != (
+            self.table.deployments,
+            self.table.endpoints,
+        ) or not self.table.version:
             version = max(self.table.version + 1, time.time_ns() // 1_000_000)
             self.table = RouteTable(version=version, deployments=deployments, endpoints=endpoints)
 
@@ -420,4 +434,3 @@ class Controller:
             max_body_mb=revision.config.max_body_mb,
             replicas=tuple(running),
         )
-

@@ -57,7 +57,9 @@ class Gateway:
     def handover(self) -> Path:
         return self.home.run / f"{self.key}.fd"
 
-    async def call(self, method: str, path: str, payload: Any = None, timeout_s: float = PUSH_TIMEOUT_S) -> Any:
+    async def call(
+        self, method: str, path: str, payload: Any = None, timeout_s: float = PUSH_TIMEOUT_S
+    ) -> Any:
         """Send one request to the gateway.
 
         Raises:
@@ -129,7 +131,9 @@ class GatewayFleet:
         try:
             await asyncio.wait_for(self.first.wait(), timeout_s)
         except asyncio.TimeoutError:
-            raise HomeError(f"No gateway became ready within {timeout_s:g} s; see {self.home.server_log}.") from None
+            raise HomeError(
+                f"No gateway became ready within {timeout_s:g} s; see {self.home.server_log}."
+            ) from None
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -283,7 +287,9 @@ class GatewayFleet:
         records = [r for r in read_records(self.home.run) if r.kind == KIND]
         for task in list(self.tasks):
             task.cancel()
-        await asyncio.gather(*self.tasks, *(end_process(r, GRACE_S + 2) for r in records), return_exceptions=True)
+        await asyncio.gather(
+            *self.tasks, *(end_process(r, GRACE_S + 2) for r in records), return_exceptions=True
+        )
         for record in records:
             await self._forget(Gateway(self.home, record.id))
         if self.listener is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,12 @@ class Jobs:
         return self.activations[key]
 
     async def _run(
-        self, job: str, args: Mapping[str, Any], deployment: str, environ: Mapping[str, str], progress: Progress
+        self,
+        job: str,
+        args: Mapping[str, Any],
+        deployment: str,
+        environ: Mapping[str, str],
+        progress: Progress,
     ) -> dict[str, Any]:
         launcher: Launcher = SpawnLauncher() if needs_fresh_process(environ) else self.fork
         child = await launcher.launch(
@@ -108,7 +113,9 @@ async def _last_message(child: Child, progress: Progress) -> dict[str, Any]:
     while True:
         message = await child.next_message()
         if message is None:
-            raise RestaurantError(f"A helper process ended unexpectedly (status {await child.wait()}); see the log.")
+            raise RestaurantError(
+                f"A helper process ended unexpectedly (status {await child.wait()}); see the log."
+            )
         if "progress" not in message:
             return message
         progress(message["progress"])
@@ -122,22 +129,8 @@ def _fetch_error(message: Mapping[str, str]) -> RestaurantError:
     return kinds.get(message["code"], DeployFailed)(text if text.endswith(".") else f"{text}.")
 
 
-def forwarded_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the caller's variables that MLflow's stores may need: servers, tokens, credentials, proxies."""
-    prefixes = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "GCLOUD_", "DATABRICKS_", "HF_", "OCI_", "SSL_", "REQUESTS_")
-    proxies = {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CURL_CA_BUNDLE"}
-    ours = "MLFLOW_RESTAURANT_"
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name.startswith(prefixes) or name in proxies) and not name.startswith(ours)
-    }
-
-
 def clean_cache(models: Path, used: set[str]) -> None:
     """Remove the cached models that no revision uses, and what an interrupted download left."""
-    import shutil
-
     for path in models.iterdir():
         if path.name not in used:
             shutil.rmtree(path, ignore_errors=True)

@@ -40,8 +40,11 @@ ADMIN_GRACE_S = 2
 _logger = logging.getLogger(__name__)
 
 
-async def serve(home: Home, settings: ServerSettings, ready: Report) -> None:
+async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | None = None) -> None:
     """Run the server of `home` until SIGTERM, SIGINT or a client's ``down``; `ready` is told when it answers.
+
+    Args:
+        tie: a pipe; when its other end is closed, the server ends too.
 
     Raises:
         RestaurantError: the database, the port or the home can't be used.
@@ -56,6 +59,8 @@ async def serve(home: Home, settings: ServerSettings, ready: Report) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, ended.set)
+    if tie is not None:
+        loop.add_reader(tie, _untie, loop, tie, ended)
     forking = asyncio.ensure_future(controller.jobs.fork.warm())
     await controller.start()
     commands = Commands(controller)
@@ -77,8 +82,15 @@ async def serve(home: Home, settings: ServerSettings, ready: Report) -> None:
         remove_record(home.run, record.id)
 
 
+def _untie(loop: asyncio.AbstractEventLoop, tie: int, ended: asyncio.Event) -> None:
+    loop.remove_reader(tie)
+    ended.set()
+
+
 def _sweep_cache(home: Home, controller: Controller) -> None:
-    used = {r.artifact.digest for revisions in controller.world.revisions.values() for r in revisions.values()}
+    used = {
+        r.artifact.digest for revisions in controller.world.revisions.values() for r in revisions.values()
+    }
     with contextlib.suppress(OSError):
         clean_cache(home.models, used)
 
@@ -89,10 +101,11 @@ async def _end_forkserver(home: Home) -> None:
         await end_process(record)
 
 
-def run(home: Home, ready: Report) -> int:
+def run(home: Home, ready: Report, tie: int | None = None) -> int:
     """Be the controller of `home`, in this process; returns the exit status.
 
     Args:
+        tie: as for `serve`.
         ready: told ``{"ready": true}`` once the server answers, or ``{"error": {...}}``.
     """
     os.environ.update(quiet_environment())
@@ -104,9 +117,9 @@ def run(home: Home, ready: Report) -> int:
             except BlockingIOError:
                 ready({"ready": True, "already": True})
                 return 0
-            asyncio.run(serve(home, ServerSettings.load(home.path), ready))
+            asyncio.run(serve(home, ServerSettings.load(home.path), ready, tie))
     except RestaurantError as e:
-        _logger.error("%s", e.message)  # noqa: TRY400
+        _logger.error("%s", e.message)
         ready({"error": {**e.to_json(), "http_status": e.http_status}})
         return 1
     return 0
@@ -118,13 +131,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--home", required=True)
     parser.add_argument("--status-fd", type=int, required=True)
     parser.add_argument("--detach", action="store_true")
+    parser.add_argument("--tie-fd", type=int)
     arguments = parser.parse_args(argv)
     if arguments.detach and os.fork():
         os._exit(0)
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s] %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    return run(Home(Path(arguments.home)), reporter(arguments.status_fd))
+    return run(Home(Path(arguments.home)), reporter(arguments.status_fd), arguments.tie_fd)
 
 
 if __name__ == "__main__":

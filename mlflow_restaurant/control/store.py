@@ -127,7 +127,9 @@ class Store:
         try:
             yield
         except OperationalError as e:
-            raise HomeError(f"The database {self.database} can't be used: {e.orig}; nothing was changed.") from e
+            raise HomeError(
+                f"The database {self.database} can't be used: {e.orig}; nothing was changed."
+            ) from e
         except DatabaseError as e:
             raise HomeError(
                 f"The database {self.database} is damaged ({e.orig}); restore it from a copy, or move it away"
@@ -144,7 +146,9 @@ def _configure(connection: Any, _: object) -> None:
 
 
 def _replace(connection: sa.Connection, table: sa.Table, values: dict[str, Any], record: Any) -> None:
-    moments = {key: getattr(record, key) for key in ("created_at", "updated_at") if key in values}
+    moments: dict[str, Any] = {
+        key: getattr(record, key) for key in ("created_at", "updated_at") if key in values
+    }
     values = {**values, **moments}
     keys = [column.name for column in table.primary_key]
     matches = sa.and_(*(table.c[key] == values[key] for key in keys))

@@ -48,7 +48,9 @@ def mend(answer: Answer) -> Reply:
     if answer.status >= 500 and not content_type.startswith(JSON_TYPE):
         payload = {"error_code": "INTERNAL_ERROR", "message": UNEXPLAINED}
         headers: Headers = [(b"content-type", JSON_TYPE)]
-        return Reply(answer.status, headers, json.dumps(payload).encode(), answer.body.decode("utf-8", "replace"))
+        return Reply(
+            answer.status, headers, json.dumps(payload).encode(), answer.body.decode("utf-8", "replace")
+        )
     return _without_stack_trace(answer)
 
 

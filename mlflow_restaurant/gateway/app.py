@@ -139,7 +139,13 @@ class Gateway:
         return reply
 
     async def _forward(
-        self, scope: Scope, route: DeploymentRoute, address: Address, headers: Headers, body: bytes, extra: Headers
+        self,
+        scope: Scope,
+        route: DeploymentRoute,
+        address: Address,
+        headers: Headers,
+        body: bytes,
+        extra: Headers,
     ) -> Answer:
         """Send the request to a replica; once more to another when the first breaks the connection."""
         dispatcher = self.dispatchers[route.name]
@@ -153,7 +159,9 @@ class Gateway:
                     slots.route, scope["method"], path, headers, body, max(0.001, deadline - time.monotonic())
                 )
             except asyncio.TimeoutError:
-                self._give_up_on(dispatcher, slots, f"it did not answer within timeout_s={route.timeout_s:g} s")
+                self._give_up_on(
+                    dispatcher, slots, f"it did not answer within timeout_s={route.timeout_s:g} s"
+                )
                 raise DeadlineExceeded(
                     f"Deployment '{route.name}' did not answer within {route.timeout_s:g} s (timeout_s)."
                 ) from None

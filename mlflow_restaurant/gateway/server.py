@@ -45,7 +45,9 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
 
     listener = socket.socket(fileno=args["fd"])
     controller = ControllerLink(Path(args["admin"]))
-    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, os.environ.get(PROMETHEUS_DIRECTORY))
+    gateway = Gateway(
+        _log_writer(Path(args["logs"])), controller.suspect, os.environ.get(PROMETHEUS_DIRECTORY)
+    )
     public = HttpServer(gateway, args["grace_s"])
     control = HttpServer(control_app(gateway), 1)
     bound = bind_unix(Path(args["control"]))

@@ -141,7 +141,7 @@ def _virtualenv_directory(manager: str, model: Path) -> Path | None:
         return None
     from mlflow.utils import virtualenv
 
-    name = virtualenv._get_virtualenv_name(virtualenv._get_python_env(model), model, None)
+    name: str = virtualenv._get_virtualenv_name(virtualenv._get_python_env(model), model, None)
     return Path(virtualenv._get_mlflow_virtualenv_root()) / name
 
 

@@ -1,0 +1,53 @@
+"""What the server must know of the caller's MLflow: where the stores are, and how to get into them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+FORWARDED_PREFIXES = (
+    "MLFLOW_",
+    "AWS_",
+    "AZURE_",
+    "GOOGLE_",
+    "DATABRICKS_",
+    "HF_",
+    "OCI_",
+    "SSL_",
+    "REQUESTS_",
+)
+FORWARDED = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "CURL_CA_BUNDLE",
+)
+OWN_PREFIX = "MLFLOW_RESTAURANT_"
+SQLITE = "sqlite:///"
+
+
+def absolute_uri(uri: str) -> str:
+    """Return `uri` with a relative path made absolute: the server runs in another directory."""
+    if uri.startswith(SQLITE):
+        path, mark, query = uri[len(SQLITE) :].partition("?")
+        return uri if path.startswith("/") or not path else f"{SQLITE}{Path(path).absolute()}{mark}{query}"
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and not parts.netloc and not parts.path.startswith("/"):
+        return Path(parts.path).absolute().as_uri()
+    if not parts.scheme:
+        return str(Path(uri).expanduser().absolute())
+    return uri
+
+
+def forwarded_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables that MLflow's stores may need: servers, tokens, credentials, proxies."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith(FORWARDED_PREFIXES) or name in FORWARDED) and not name.startswith(OWN_PREFIX)
+    }

@@ -1,0 +1,94 @@
+"""What listings look like on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STATE_STYLES = {
+    "HEALTHY": "green",
+    "SERVING": "green",
+    "UPDATING": "yellow",
+    "PENDING": "yellow",
+    "DELETING": "yellow",
+    "UNHEALTHY": "red",
+    "DEPLOY_FAILED": "red",
+}
+MISSING = "–"
+UNCUT_WIDTH = 400
+
+
+def console() -> Console:
+    """Return a console for stdout that cuts nothing off when that is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=UNCUT_WIDTH)
+
+
+def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
+    """Return the table of deployments, as `ControlClient.status` lists them."""
+    table = _table("name", "state", "rev", "version", "replicas", "req/s", "p50 ms", "p95 ms", "errors")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for d in deployments:
+        minute = d["last_minute"]
+        running = sum(r["state"] == "RUNNING" for r in d["replicas"])
+        table.add_row(
+            Text(d["name"]),
+            _state(d["state"]),
+            str(d["revision"]),
+            _shown(d["model_version"]),
+            f"{running}/{d['config']['replicas']}",
+            _shown(minute["requests_per_s"] if minute["requests"] else None),
+            _shown(minute["p50_ms"]),
+            _shown(minute["p95_ms"]),
+            str(minute["errors"]),
+        )
+        if d["message"]:
+            table.add_row(Text(f"  {d['message']}", style="dim"))
+    return table
+
+
+def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
+    """Return the table of a deployment's revisions."""
+    table = _table("rev", "state", "model", "version", "created", "message")
+    table.title = Text(name)
+    for r in revisions:
+        table.add_row(
+            str(r["revision"]),
+            _state(r["state"]),
+            Text(r["model_uri"]),
+            _shown(r["model_version"]),
+            r["created_at"],
+            Text(r["message"]),
+        )
+    return table
+
+
+def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
+    """Return the table of endpoints."""
+    table = _table("endpoint", "traffic", "url")
+    for e in endpoints:
+        table.add_row(Text(e["name"]), Text(traffic_text(e["traffic"])), Text(e["url"]))
+    return table
+
+
+def traffic_text(traffic: Mapping[str, float]) -> str:
+    """Return a split as people read it."""
+    return ", ".join(f"{name} {weight:g} %" for name, weight in traffic.items()) or "no deployments yet"
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+def _shown(value: object) -> str:
+    return MISSING if value is None else str(value)
