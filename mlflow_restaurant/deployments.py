@@ -46,7 +46,7 @@ class DeploymentError(MlflowException, ClickException):  # type: ignore[misc]
     """An ``MlflowException`` that ``mlflow deployments`` shows as one line instead of a traceback."""
 
     def __init__(self, message: str, error_code: str = "INTERNAL_ERROR") -> None:
-        super().__init__(message, error_code=ErrorCode.Value(error_code))
+        MlflowException.__init__(self, message, error_code=ErrorCode.Value(error_code))
 
 
 def _as_mlflow(function: Callable[P, R]) -> Callable[P, R]:

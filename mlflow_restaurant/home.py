@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,12 @@ class Home:
                 f"The home {self.path} can't be used: {e.strerror}. Name another with"
                 f" {HOME_VARIABLE} or the target {TARGET}:/path."
             ) from None
+
+
+    def remove_run_elsewhere(self) -> None:
+        """Remove the run directory, if it lies outside the home."""
+        if self.run.parent != self.path:
+            shutil.rmtree(self.run, ignore_errors=True)
 
 
 def _check_owner(path: Path) -> None:

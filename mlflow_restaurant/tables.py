@@ -36,7 +36,7 @@ def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
         column.justify = "right"
     for d in deployments:
         minute = d["last_minute"]
-        running = sum(r["state"] == "RUNNING" for r in d["replicas"])
+        running = sum(r["state"] == "RUNNING" and r["revision"] == d["revision"] for r in d["replicas"])
         table.add_row(
             Text(d["name"]),
             _state(d["state"]),

@@ -140,6 +140,7 @@ class ControlClient:
                 self._request("POST", "/down")
             _wait_for_end([controller], DOWN_TIMEOUT_S)
         self._end_leftovers()
+        self.home.remove_run_elsewhere()
         return bool(records)
 
     def _end_leftovers(self) -> None:

@@ -211,10 +211,9 @@ class Controller:
             self.replicas[action.id].restart()
         elif isinstance(action, Stop):
             self._retire(self.replicas[action.id])
-        elif isinstance(action, Promote):
-            await self._promote(action)
         else:
-            await self._fail(action)
+            await (self._promote(action) if isinstance(action, Promote) else self._fail(action))
+            self.wake.set()  # what the old or the failed revision had running is not wanted any more
 
     def _replica(self, revision: Revision, index: int) -> Replica:
         return Replica(self.home, revision, index, self, self.wake.set)

@@ -1,0 +1,487 @@
+"""``mlflow-restaurant demo``: is this e-mail spam?
+
+Trains two versions of a bundle, registers them, deploys the first, asks it over HTTP, and moves on to the second while
+it serves. Everything it makes is removed again unless asked to keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import urllib.request
+import warnings
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mlflow_restaurant.bundle import Bundle
+from mlflow_restaurant.errors import InvalidRequest
+from mlflow_restaurant.home import TARGET, default_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+__all__ = ["DemoDataError", "DemoResult", "TrainedVersion", "load_emails", "run_demo", "train_versions"]
+
+MODEL_NAME = "spam"
+ALIAS = "champion"
+LABELS = ("ham", "spam")
+TEXT_COLUMNS = ["subject", "body"]
+SEED = 42
+FEWEST_ROWS_PER_LABEL = 10
+SAMPLES_PER_LABEL = 2
+HTTP_TIMEOUT_S = 60
+
+
+class DemoDataError(InvalidRequest, ValueError):
+    """The e-mails cannot be used for training; the message says why."""
+
+
+@dataclass(frozen=True)
+class TrainedVersion:
+    """One version of the model.
+
+    Attributes:
+        bundle: takes a DataFrame with the columns ``subject`` and ``body``, gives ``spam`` or ``ham`` a row.
+        description: what was done, for people.
+        accuracy: share of right answers on the fifth of the e-mails that was kept apart, 0 to 1.
+    """
+
+    bundle: Bundle
+    description: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the deployment said about one e-mail: its subject, its real label, the prediction, and who predicted."""
+
+    subject: str
+    label: str
+    prediction: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo did.
+
+    Attributes:
+        emails: number of e-mails in the data.
+        accuracy: accuracy on the e-mails kept apart, by model version.
+        answers: every answer over HTTP, in order.
+        deployments: one row a deployment: name, state, revision, version, replicas.
+        home: home of the server that was used.
+        url: URL of the deployment.
+        curl: a command that asks the deployment, if it was kept; else None.
+    """
+
+    emails: int
+    accuracy: dict[str, float]
+    answers: list[Answer]
+    deployments: list[dict[str, Any]]
+    home: str
+    url: str
+    curl: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain dictionaries and lists, for JSON."""
+        return asdict(self)
+
+
+def run_demo(data: Path | None, keep: bool, home: Path | None, console: Console) -> DemoResult:
+    """Run the demo.
+
+    Args:
+        data: CSV file with the columns ``label`` (``spam`` or ``ham``), ``subject`` and ``body``; by default the
+            e-mails that come with the package.
+        keep: leave the deployment running; by default everything is removed at the end, also after an error.
+        home: home of the server; by default a temporary one, or with `keep` the default home.
+        console: where to print.
+
+    Raises:
+        DemoDataError: the e-mails cannot be used.
+        MlflowException: the deployment failed.
+    """
+    emails = load_emails(data)
+    with _quiet(), ExitStack() as cleanup:
+        home = _prepare_home(home, keep, cleanup)
+        _refuse_existing(home)
+        console.print(f"Training two versions of a spam filter on {len(emails)} e-mails ...")
+        versions = train_versions(emails)
+        numbers = _register_all(versions, _store_folder(home, keep, cleanup), cleanup)
+        accuracy = {number: version.accuracy for number, version in zip(numbers, versions, strict=True)}
+        for number, version in zip(numbers, versions, strict=True):
+            console.print(
+                f"  version {number}: {version.description}, {version.accuracy:.1%} right on e-mails kept apart"
+            )
+        answers, deployments, url = _serve(emails, numbers, home, console, cleanup)
+        curl = _curl_command(url) if keep else None
+        if curl:
+            _show_how_to_go_on(curl, home, console)
+            cleanup.pop_all()
+    return DemoResult(len(emails), accuracy, answers, deployments, str(home), url, curl)
+
+
+# The e-mails
+
+
+def load_emails(path: Path | None = None) -> pd.DataFrame:
+    """Read and check the e-mails.
+
+    Returns:
+        DataFrame of shape (e-mails, 3) with the columns ``label``, ``subject``, ``body``, all of them strings.
+
+    Raises:
+        DemoDataError: the file cannot be read, is empty, lacks a column, or has too few e-mails of a label.
+    """
+    with ExitStack() as stack:
+        file = path or stack.enter_context(
+            resources.as_file(resources.files("mlflow_restaurant") / "data" / "emails.csv")
+        )
+        frame = _read_csv(file)
+    missing = [name for name in ("label", *TEXT_COLUMNS) if name not in frame.columns]
+    if missing:
+        raise DemoDataError(
+            f"{file} has no column {' and no column '.join(missing)}: the columns label, subject and body are needed."
+        )
+    if frame.empty:
+        raise DemoDataError(
+            f"{file} holds no e-mails: a header and at least {FEWEST_ROWS_PER_LABEL} of each label."
+        )
+    emails: pd.DataFrame = frame[["label", *TEXT_COLUMNS]].copy()
+    emails["label"] = emails["label"].str.strip().str.lower()
+    _check_labels(emails["label"], file)
+    return emails
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    try:
+        frame: pd.DataFrame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        return frame
+    except pd.errors.EmptyDataError:
+        raise DemoDataError(
+            f"{file} is empty: a CSV file with the columns label, subject, body is needed."
+        ) from None
+    except OSError as error:
+        raise DemoDataError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, EOFError) as error:  # not a table, not UTF-8
+        raise DemoDataError(f"{file} cannot be read as a CSV file: {str(error).strip()}.") from None
+
+
+def _check_labels(labels: pd.Series[str], file: Path) -> None:
+    counts = labels.value_counts()
+    odd = sorted(set(counts.index) - set(LABELS))
+    if odd:
+        raise DemoDataError(f"{file} has labels other than spam and ham: {', '.join(map(repr, odd[:3]))}.")
+    for label in LABELS:
+        count = int(counts.get(label, 0))
+        if count < FEWEST_ROWS_PER_LABEL:
+            raise DemoDataError(
+                f"{file} has {count} e-mails labelled {label}: at least {FEWEST_ROWS_PER_LABEL} of each label are needed."
+            )
+
+
+# Training
+
+
+def train_versions(emails: pd.DataFrame) -> list[TrainedVersion]:
+    """Train two versions on four fifths of the e-mails, and measure both on the fifth kept apart.
+
+    Args:
+        emails: as `load_emails` returns them.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    train, test = _split(emails)
+    words = TfidfVectorizer(sublinear_tf=True, max_features=5_000)
+    pairs = TfidfVectorizer(sublinear_tf=True, max_features=15_000, ngram_range=(1, 2), min_df=2)
+    return [
+        _train(train, test, words, 10.0, "single words"),
+        _train(train, test, pairs, 30.0, "words and pairs of words"),
+    ]
+
+
+def join_text(emails: pd.DataFrame) -> pd.Series[str]:
+    """Subject and body as one lower-case text a row; links, amounts of money and numbers become words."""
+    text = (emails["subject"].fillna("") + " \n " + emails["body"].fillna("")).str.lower()
+    for pattern, word in (
+        (r"https?://\S+|www\.\S+", " weblink "),
+        (r"[$€£]\s?\d[\d,.]*", " moneyamount "),
+        (r"!{2,}", " manyexclamations "),
+        (r"\d+", " number "),
+    ):
+        text = text.str.replace(pattern, word, regex=True)
+    return text
+
+
+def _split(emails: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(emails, test_size=0.2, stratify=emails["label"], random_state=SEED)
+    return train, test
+
+
+def _train(
+    train: pd.DataFrame, test: pd.DataFrame, vectorizer: Any, regularization: float, description: str
+) -> TrainedVersion:
+    from sklearn.linear_model import LogisticRegression
+
+    features = vectorizer.fit_transform(join_text(train))
+    # skops writes each NumPy integer as a file of its own, and a plain one as a number.
+    vectorizer.vocabulary_ = {term: int(column) for term, column in vectorizer.vocabulary_.items()}
+    model = LogisticRegression(C=regularization, max_iter=1_000).fit(features, train["label"])
+    bundle = Bundle(preprocess=[join_text, vectorizer], model=model)
+    accuracy = float((bundle.predict(test[TEXT_COLUMNS]) == test["label"]).mean())
+    return TrainedVersion(bundle, description, accuracy)
+
+
+def _samples(emails: pd.DataFrame) -> pd.DataFrame:
+    """A few e-mails of each label that no version was trained on."""
+    _, test = _split(emails)
+    samples: pd.DataFrame = pd.concat(
+        [test[test["label"] == label].sort_index().head(SAMPLES_PER_LABEL) for label in reversed(LABELS)]
+    )
+    return samples
+
+
+# The registry
+
+
+def _register_all(versions: list[TrainedVersion], folder: Path, cleanup: ExitStack) -> list[str]:
+    """Log and register every version in a tracking store of its own; return their version numbers."""
+    with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints every step of a registration
+        cleanup.enter_context(_tracking_store(folder))
+        return [_register(version) for version in versions]
+
+
+def _register(version: TrainedVersion) -> str:
+    import mlflow
+
+    from mlflow_restaurant import flavor
+
+    with mlflow.start_run(run_name=version.description):
+        mlflow.log_metric("accuracy", version.accuracy)
+        info = flavor.log_model(
+            version.bundle,
+            name=MODEL_NAME,
+            registered_model_name=MODEL_NAME,
+            input_example=pd.DataFrame([_EXAMPLE], columns=TEXT_COLUMNS),
+            pip_requirements=flavor.get_default_pip_requirements(),  # known here, so nothing need be inferred
+        )
+    return str(info.registered_model_version)
+
+
+@contextmanager
+def _tracking_store(folder: Path) -> Iterator[None]:
+    """Within, MLflow tracks and registers in `folder`."""
+    import mlflow
+
+    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        if mlflow.get_experiment_by_name(MODEL_NAME) is None:
+            mlflow.create_experiment(MODEL_NAME, artifact_location=(folder / "artifacts").as_uri())
+        mlflow.set_experiment(MODEL_NAME)
+        yield
+    finally:
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)
+
+
+def _set_champion(version: str) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient().set_registered_model_alias(MODEL_NAME, ALIAS, version)
+
+
+# Serving
+
+_EXAMPLE = ["You have won!", "Claim your free prize now, just send your card number."]
+
+
+def _serve(
+    emails: pd.DataFrame, versions: list[str], home: Path, console: Console, cleanup: ExitStack
+) -> tuple[list[Answer], list[dict[str, Any]], str]:
+    """Deploy the first version, ask it, update to the second, ask again; return the answers, the table, the URL."""
+    from mlflow.deployments import get_deploy_client
+
+    first, second = versions
+    uri = f"models:/{MODEL_NAME}@{ALIAS}"
+    samples = _samples(emails)
+    client = get_deploy_client(f"{TARGET}:{home}")
+
+    _set_champion(first)
+    console.print(f"Deploying {uri}, which is version {first} ...")
+    cleanup.callback(client.delete_deployment, MODEL_NAME)
+    url = str(client.create_deployment(MODEL_NAME, uri)["url"])
+    answers = _ask(url, samples)
+    _show_answers(answers, console)
+
+    _set_champion(second)
+    console.print(f"Moving {ALIAS} to version {second} and updating the deployment while it serves ...")
+    client.update_deployment(MODEL_NAME, model_uri=uri)
+    updated = _ask(url, samples)
+    _show_answers(updated, console)
+
+    deployments = [_summary(deployment) for deployment in client.list_deployments()]
+    console.print("The deployments of this server:")
+    _show_deployments(deployments, console)
+    return answers + updated, deployments, url
+
+
+def _refuse_existing(home: Path) -> None:
+    from mlflow.deployments import get_deploy_client
+
+    deployments = get_deploy_client(f"{TARGET}:{home}").list_deployments()
+    if MODEL_NAME in {deployment["name"] for deployment in deployments}:
+        raise InvalidRequest(
+            f"The server of {home} has a deployment '{MODEL_NAME}' already: delete it with "
+            f"'mlflow deployments delete -t {TARGET}:{home} --name {MODEL_NAME}', or name another home."
+        )
+
+
+def _ask(url: str, emails: pd.DataFrame) -> list[Answer]:
+    return [
+        _ask_one(url, str(row["label"]), [str(row[name]) for name in TEXT_COLUMNS])
+        for _, row in emails.iterrows()
+    ]
+
+
+def _ask_one(url: str, label: str, texts: list[str]) -> Answer:
+    request = urllib.request.Request(
+        f"{url}/invocations", data=_body(texts).encode(), headers={"Content-Type": "application/json"}
+    )
+    # No proxy: the server is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=HTTP_TIMEOUT_S) as response:
+        prediction = json.load(response)["predictions"][0]
+        version = response.headers.get("x-mlflow-model-version", "?")
+    return Answer(texts[0], label, str(prediction), str(version))
+
+
+def _body(texts: list[str]) -> str:
+    return json.dumps({"dataframe_split": {"columns": TEXT_COLUMNS, "data": [texts]}})
+
+
+def _curl_command(url: str) -> str:
+    header = shlex.quote("Content-Type: application/json")
+    return f"curl {shlex.quote(f'{url}/invocations')} -H {header} -d {shlex.quote(_body(_EXAMPLE))}"
+
+
+def _summary(deployment: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": deployment["name"],
+        "state": deployment["state"],
+        "revision": deployment["revision"],
+        "version": deployment["model_version"],
+        "replicas": sum(replica["revision"] == deployment["revision"] for replica in deployment["replicas"]),
+    }
+
+
+# What is printed
+
+
+def _show_answers(answers: list[Answer], console: Console) -> None:
+    table = _table("e-mail", "label", "answer", "model version")
+    for answer in answers:
+        subject = re.sub(r"\s+", " ", answer.subject).strip()
+        short = subject if len(subject) <= 50 else f"{subject[:47]}..."
+        style = "red" if answer.prediction == "spam" else "green"
+        table.add_row(Text(short), answer.label, Text(answer.prediction, style), answer.model_version)
+    console.print(table)
+
+
+def _show_deployments(deployments: list[dict[str, Any]], console: Console) -> None:
+    columns = ("name", "state", "revision", "version", "replicas")
+    table = _table(*columns)
+    for deployment in deployments:
+        table.add_row(*(Text(str(deployment[column])) for column in columns))
+    console.print(table)
+
+
+def _show_how_to_go_on(curl: str, home: Path, console: Console) -> None:
+    target = TARGET if home == default_home().path else f"{TARGET}:{home}"
+    console.print("The deployment keeps running. Ask it:")
+    _print_command(curl, console)
+    console.print("Remove it:")
+    _print_command(f"mlflow deployments delete -t {shlex.quote(target)} --name {MODEL_NAME}", console)
+
+
+def _print_command(command: str, console: Console) -> None:
+    console.print(command, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+# Where it runs, and cleaning up
+
+
+def _prepare_home(home: Path | None, keep: bool, cleanup: ExitStack) -> Path:
+    """The home to use; the server is stopped at the end if it was not running before."""
+    from mlflow_restaurant.control.client import ControlClient
+
+    if home is None and keep:
+        home = default_home().path
+    if home is None:
+        home = Path(tempfile.mkdtemp(prefix="mlflow-restaurant-demo-"))
+        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+        (home / "config.toml").write_text("port = 0\n")
+    home = home.expanduser().absolute()
+    control = ControlClient(home)
+    if not control.is_running():
+        cleanup.callback(control.down)
+    return home
+
+
+def _store_folder(home: Path, keep: bool, cleanup: ExitStack) -> Path:
+    """Where the models are registered: in the home if they are to stay."""
+    if keep:
+        return home / "demo"
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-restaurant-demo-store-"))
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, MLflow and the libraries below it neither log nor warn, and show no progress bars."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    progress_bar = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    before = os.environ.get(progress_bar)
+    os.environ[progress_bar] = "false"
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if before is None:
+            del os.environ[progress_bar]
+        else:
+            os.environ[progress_bar] = before

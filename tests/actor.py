@@ -1,0 +1,54 @@
+"""A model, logged from code, that does what its input says."""
+
+import os
+import signal
+import sys
+import time
+
+import mlflow
+
+
+class Actor(mlflow.pyfunc.PythonModel):
+    """Column ``do``: what to do, a row; the answer is what came of it."""
+
+    def load_context(self, context):  # type: ignore[no-untyped-def]
+        self.settings = dict(context.model_config or {})
+        at_load = self.settings.get("at_load", "")
+        if at_load == "raise":
+            raise ValueError("the actor fell ill while loading")
+        if at_load == "exit":
+            sys.exit(9)
+        if at_load == "hang":
+            time.sleep(3600)
+        unless = self.settings.get("end_if_there")
+        if unless and os.path.exists(unless):
+            os._exit(41)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        return [self.act(action) for action in model_input["do"]]
+
+    def act(self, action):  # type: ignore[no-untyped-def]
+        verb, _, argument = action.partition(":")
+        if verb == "pid":
+            return str(os.getpid())
+        if verb == "name":
+            return str(self.settings.get("name", ""))
+        if verb == "env":
+            return os.environ.get(argument, "")
+        if verb == "version":
+            return __import__(argument).__version__
+        if verb == "sleep":
+            time.sleep(float(argument))
+            return argument
+        if verb == "raise":
+            raise ValueError(argument)
+        if verb == "exit":
+            sys.exit(int(argument or 0))
+        if verb == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "print":
+            print(argument, flush=True)
+        return action
+
+
+mlflow.models.set_model(Actor())
