@@ -11,9 +11,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
-from .bundle import Bundle
+from .bundle import Bundle, StepError
 from .serializers import read_step
 
 __all__ = ["FLAVOR_NAME", "FORMAT_VERSION", "BundleModel", "load_bundle"]
@@ -36,8 +36,15 @@ class BundleModel:
         return self.bundle
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        """Predict from raw data; see `Bundle.predict`."""
-        return self.bundle.predict(data, params)
+        """Predict from raw data; see `Bundle.predict`.
+
+        Raises:
+            MlflowException: a step failed; MLflow's scoring server passes its message on to the caller.
+        """
+        try:
+            return self.bundle.predict(data, params)
+        except StepError as e:
+            raise MlflowException(str(e), BAD_REQUEST) from e
 
 
 def load_bundle(path: str | Path) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import shutil
 import tempfile
@@ -72,7 +73,7 @@ def eventually(condition: Callable[[], Any], what: str, patience_s: float = PATI
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer."""
+    """An HTTP answer; names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -85,6 +86,10 @@ class Answer:
     @property
     def predictions(self) -> Any:
         return self.json["predictions"]
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def call(
@@ -103,10 +108,10 @@ def call(
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout_s) as response:
-            return Answer(response.status, dict(response.headers), response.read())
+            return Answer(response.status, _lower(response.headers), response.read())
     except urllib.error.HTTPError as e:
         with e:
-            return Answer(e.code, dict(e.headers), e.read())
+            return Answer(e.code, _lower(e.headers), e.read())
 
 
 def do(url: str, *actions: str, **options: Any) -> Answer:
@@ -143,7 +148,7 @@ class Load:
                 answer = do(self.url, self.action)
                 self.statuses[answer.status] += 1
                 self.seen[answer.headers.get("x-mlflow-revision")] += 1
-            except OSError as e:
+            except (OSError, http.client.HTTPException) as e:
                 self.statuses[repr(e)] += 1
 
     def failures(self) -> dict[Any, int]:

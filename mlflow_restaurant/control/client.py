@@ -28,6 +28,7 @@ START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 START_LOCK = "start.lock"
+REPEATABLE = ("GET", "DELETE")
 
 Progress = Callable[[str], None]
 
@@ -229,19 +230,31 @@ class ControlClient:
     ) -> urllib3.BaseHTTPResponse:
         given = {name: value for name, value in (fields or {}).items() if value is not None}
         query = "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in given.items()) if given else ""
+        body = None if payload is None else json.dumps(payload).encode()
         try:
-            response = self._pool().request(
-                method,
-                path + query,
-                body=None if payload is None else json.dumps(payload).encode(),
-                headers={"Content-Type": "application/json"},
-                preload_content=not stream,
-            )
+            response = self._send(method, path + query, body, stream=stream)
         except (urllib3.exceptions.HTTPError, OSError) as e:
-            raise HomeError(f"The server of {self.home.path} does not answer ({e}); see its log.") from None
+            if method not in REPEATABLE:
+                raise self._unanswered(e) from None
+            response = self._send_again(method, path + query)
         if response.status != 200:
             raise _error(response)
         return response
+
+    def _send(self, method: str, target: str, body: bytes | None, *, stream: bool) -> urllib3.BaseHTTPResponse:
+        headers = {"Content-Type": "application/json"}
+        return self._pool().request(method, target, body=body, headers=headers, preload_content=not stream)
+
+    def _send_again(self, method: str, target: str) -> urllib3.BaseHTTPResponse:
+        """Send a request that changes nothing when repeated to the server that is there now."""
+        try:
+            self.ensure_running()
+            return self._send(method, target, None, stream=False)
+        except (urllib3.exceptions.HTTPError, OSError) as e:
+            raise self._unanswered(e) from None
+
+    def _unanswered(self, error: Exception) -> HomeError:
+        return HomeError(f"The server of {self.home.path} does not answer ({error}); see {self.home.server_log}.")
 
     def _pool(self) -> urllib3.HTTPConnectionPool:
         class Connection(_UnixConnection):

@@ -98,6 +98,7 @@ class Controller:
         self.gateways = GatewayFleet(home, settings, self.wake.set)
         self.table = RouteTable(version=0)
         self.published = False
+        self.serving = asyncio.Event()
         self.stopping: dict[str, asyncio.Task[None]] = {}
         self.ended = False
 
@@ -125,6 +126,17 @@ class Controller:
             timeout = self._pause()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), timeout)
+
+    async def wait_until_serving(self, timeout_s: float) -> None:
+        """Wait until every gateway has a route table, and so answers callers.
+
+        Raises:
+            HomeError: that does not come within `timeout_s` seconds.
+        """
+        try:
+            await asyncio.wait_for(self.serving.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            raise HomeError(f"No gateway was ready within {timeout_s:g} s; see {self.home.server_log}.") from None
 
     async def stop(self) -> None:
         """Stop the gateways, then every replica."""
@@ -190,6 +202,7 @@ class Controller:
         self._retable()
         self.published = await self.gateways.publish(self.table)
         if self.published:
+            self.serving.set()
             self._stop_drained()
 
     def _still_applies(self, action: planner.Action) -> bool:

@@ -91,7 +91,6 @@ class GatewayFleet:
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
         self.table = RouteTable(version=-1)
-        self.first = asyncio.Event()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -121,19 +120,6 @@ class GatewayFleet:
             self._keep(self._adopted(record))
         for _ in range(self.settings.gateways - len(alive)):
             self._keep(self._supervised())
-
-    async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until a gateway answers.
-
-        Raises:
-            HomeError: none does within `timeout_s` seconds.
-        """
-        try:
-            await asyncio.wait_for(self.first.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            raise HomeError(
-                f"No gateway became ready within {timeout_s:g} s; see {self.home.server_log}."
-            ) from None
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -221,7 +207,6 @@ class GatewayFleet:
 
     def _admit(self, gateway: Gateway) -> None:
         self.gateways[gateway.key] = gateway
-        self.first.set()
         self.changed()
 
     async def _launch(self, gateway: Gateway) -> Child:

@@ -36,6 +36,7 @@ from mlflow_restaurant.process.watch import end_process
 CONTROLLER_ID = "controller"
 LOCK_FILE = "controller.lock"
 ADMIN_GRACE_S = 2
+START_TIMEOUT_S = 30.0
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
     looping = asyncio.ensure_future(controller.run())
-    await controller.gateways.wait_ready()
+    await controller.wait_until_serving(START_TIMEOUT_S)
     ready({"ready": True, "url": commands.url()})
     await ended.wait()
     _logger.info("going down")

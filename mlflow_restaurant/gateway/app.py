@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -34,6 +35,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MEGABYTE = 1 << 20
 MAX_TRIES = 2
+PROBE_TIMEOUT_S = 5.0
+PROBE_INTERVAL_S = 0.1
+SUSPECT_PAUSE_S = 5.0
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 
 
@@ -61,6 +65,8 @@ class Gateway:
         self.dispatchers: dict[str, Dispatcher] = {}
         self.leaving: dict[str, Slots] = {}
         self.upstream = Upstream()
+        self.probes: set[asyncio.Task[None]] = set()
+        self.informed = asyncio.Event()
         self.recent = metrics.Recent()
 
     # -- the controller's side
@@ -79,6 +85,7 @@ class Gateway:
             gone += self.dispatchers.pop(name).close()
             self.recent.forget(name)
         self.table = table
+        self.informed.set()
         for slots in gone:
             self.leaving[slots.route.key] = slots
 
@@ -166,9 +173,10 @@ class Gateway:
                     f"Deployment '{route.name}' did not answer within {route.timeout_s:g} s (timeout_s)."
                 ) from None
             except ConnectFailed:
-                dispatcher.bench(slots)
+                self._bench(dispatcher, slots, 0.0)
                 continue
             except ConnectionBroken as e:
+                self._bench(dispatcher, slots, 0.0)
                 tries += 1
                 if tries >= MAX_TRIES:
                     raise Unavailable(
@@ -185,8 +193,27 @@ class Gateway:
             return answer
 
     def _give_up_on(self, dispatcher: Dispatcher, slots: Slots, reason: str) -> None:
-        dispatcher.bench(slots)
         self.suspect(dispatcher.route.name, slots.route.key, reason)
+        self._bench(dispatcher, slots, SUSPECT_PAUSE_S)
+
+    def _bench(self, dispatcher: Dispatcher, slots: Slots, pause_s: float) -> None:
+        """Send a replica nothing until it answers a ping, or the controller takes it out of the table."""
+        if slots.usable:
+            dispatcher.bench(slots)
+            task = asyncio.ensure_future(self._probe(dispatcher, slots, pause_s))
+            self.probes.add(task)
+            task.add_done_callback(self.probes.discard)
+
+    async def _probe(self, dispatcher: Dispatcher, slots: Slots, pause_s: float) -> None:
+        while True:
+            await asyncio.sleep(pause_s)
+            if not dispatcher.has(slots):
+                return
+            with contextlib.suppress(ConnectionBroken, asyncio.TimeoutError):
+                await self.upstream.send(slots.route, "GET", "/ping", [], b"", PROBE_TIMEOUT_S)
+                dispatcher.recall(slots)
+                return
+            pause_s = PROBE_INTERVAL_S
 
     def _own(self, method: str, path: str) -> Reply:
         """Answer what is of the gateway itself."""

@@ -71,8 +71,20 @@ class Dispatcher:
         return gone
 
     def bench(self, slots: Slots) -> None:
-        """Give a replica no more requests: it broke a connection or did not answer in time."""
+        """Give a replica no more requests until `recall`: it broke a connection or did not answer in time."""
         slots.usable = False
+
+    def recall(self, slots: Slots) -> bool:
+        """Give a benched replica requests again; False when it has left in the meantime."""
+        if not self.has(slots):
+            return False
+        slots.usable = True
+        self._hand_out()
+        return True
+
+    def has(self, slots: Slots) -> bool:
+        """Tell whether a replica is still one of this deployment's."""
+        return self.replicas.get(slots.route.key) is slots
 
     async def acquire(self, timeout_s: float) -> Slots:
         """Return a replica with a free slot, which the caller must `release`.

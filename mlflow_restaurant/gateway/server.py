@@ -56,14 +56,16 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
 
     def stop() -> None:
         public.should_exit = True
+        gateway.informed.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
     serving_control = asyncio.ensure_future(control.serve([bound]))
-    serving = asyncio.ensure_future(public.serve([listener]))
-    await asyncio.gather(public.ready.wait(), control.ready.wait())
+    await control.ready.wait()
     report({"ready": True})
-    await serving
+    # Until it has a route table, a gateway knows no deployment: callers wait in the socket's backlog.
+    await gateway.informed.wait()
+    await public.serve([listener])
     control.should_exit = True
     handover.cancel()
     await serving_control
