@@ -86,7 +86,6 @@ class Home:
                 f" {HOME_VARIABLE} or the target {TARGET}:/path."
             ) from None
 
-
     def remove_run_elsewhere(self) -> None:
         """Remove the run directory, if it lies outside the home."""
         if self.run.parent != self.path:

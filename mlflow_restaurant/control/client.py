@@ -241,7 +241,9 @@ class ControlClient:
             raise _error(response)
         return response
 
-    def _send(self, method: str, target: str, body: bytes | None, *, stream: bool) -> urllib3.BaseHTTPResponse:
+    def _send(
+        self, method: str, target: str, body: bytes | None, *, stream: bool
+    ) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/json"}
         return self._pool().request(method, target, body=body, headers=headers, preload_content=not stream)
 
@@ -254,7 +256,9 @@ class ControlClient:
             raise self._unanswered(e) from None
 
     def _unanswered(self, error: Exception) -> HomeError:
-        return HomeError(f"The server of {self.home.path} does not answer ({error}); see {self.home.server_log}.")
+        return HomeError(
+            f"The server of {self.home.path} does not answer ({error}); see {self.home.server_log}."
+        )
 
     def _pool(self) -> urllib3.HTTPConnectionPool:
         class Connection(_UnixConnection):

@@ -136,7 +136,9 @@ class Controller:
         try:
             await asyncio.wait_for(self.serving.wait(), timeout_s)
         except asyncio.TimeoutError:
-            raise HomeError(f"No gateway was ready within {timeout_s:g} s; see {self.home.server_log}.") from None
+            raise HomeError(
+                f"No gateway was ready within {timeout_s:g} s; see {self.home.server_log}."
+            ) from None
 
     async def stop(self) -> None:
         """Stop the gateways, then every replica."""

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 
 from mlflow_restaurant.errors import RestaurantError, Unavailable
-from mlflow_restaurant.gateway.upstream import Answer, Headers
+from mlflow_restaurant.gateway.upstream import ORIGIN, Answer, Headers
 
 JSON_TYPE = b"application/json"
 UNEXPLAINED = (
@@ -36,14 +36,14 @@ def error_reply(error: RestaurantError) -> Reply:
     return Reply(error.http_status, headers, json.dumps(error.to_json()).encode())
 
 
-def mend(answer: Answer) -> Reply:
+def mend(answer: Answer, prefix: str) -> Reply:
     """Return a replica's answer as callers get it.
 
     A success goes through byte for byte. Of an error, the stack trace goes to the log, and a bare-text 500 becomes
-    JSON with ``error_code`` and ``message``.
+    JSON with ``error_code`` and ``message``. A redirection leads below `prefix`, the path the caller knows.
     """
     if answer.status < 400:
-        return Reply(answer.status, answer.headers, answer.body)
+        return Reply(answer.status, _redirected(answer.headers, prefix), answer.body)
     content_type = next((v for n, v in answer.headers if n == b"content-type"), b"")
     if answer.status >= 500 and not content_type.startswith(JSON_TYPE):
         payload = {"error_code": "INTERNAL_ERROR", "message": UNEXPLAINED}
@@ -52,6 +52,19 @@ def mend(answer: Answer) -> Reply:
             answer.status, headers, json.dumps(payload).encode(), answer.body.decode("utf-8", "replace")
         )
     return _without_stack_trace(answer)
+
+
+def _redirected(headers: Headers, prefix: str) -> Headers:
+    origin = ORIGIN.encode()
+    return [
+        (
+            name,
+            prefix.encode() + value[len(origin) :]
+            if name == b"location" and value.startswith(origin)
+            else value,
+        )
+        for name, value in headers
+    ]
 
 
 def _without_stack_trace(answer: Answer) -> Reply:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, RouteTable
@@ -128,15 +129,16 @@ class Gateway:
             return self._own(scope["method"], path)
         route = self.table.deployments[pick(address, self.table, random.random())]
         extra.append((b"x-mlflow-deployment", route.name.encode()))
-        if address.rest != "/invocations" or scope["method"] != "POST":
-            return mend(await self._forward(scope, route, address, headers, b"", extra))
+        if unquote(address.rest) != "/invocations" or scope["method"] != "POST":
+            answer = await self._forward(scope, route, address, headers, b"", extra)
+            return mend(answer, address.prefix)
         started = time.monotonic()
         status = 499
         try:
             body = await _read_body(receive, headers, route)
             if not any(name == b"content-type" for name, _ in headers):
                 raise InvalidRequest("The request has no Content-Type; send application/json.")
-            reply = mend(await self._forward(scope, route, address, headers, body, extra))
+            reply = mend(await self._forward(scope, route, address, headers, body, extra), address.prefix)
             status = reply.status
         except RestaurantError as e:
             status = e.http_status
@@ -163,7 +165,13 @@ class Gateway:
             slots = await dispatcher.acquire(max(0.0, deadline - time.monotonic()))
             try:
                 answer = await self.upstream.send(
-                    slots.route, scope["method"], path, headers, body, max(0.001, deadline - time.monotonic())
+                    slots.route,
+                    scope["method"],
+                    path,
+                    headers,
+                    body,
+                    max(0.001, deadline - time.monotonic()),
+                    fresh=tries > 0,
                 )
             except asyncio.TimeoutError:
                 self._give_up_on(
@@ -210,7 +218,7 @@ class Gateway:
             if not dispatcher.has(slots):
                 return
             with contextlib.suppress(ConnectionBroken, asyncio.TimeoutError):
-                await self.upstream.send(slots.route, "GET", "/ping", [], b"", PROBE_TIMEOUT_S)
+                await self.upstream.send(slots.route, "GET", "/ping", [], b"", PROBE_TIMEOUT_S, fresh=True)
                 dispatcher.recall(slots)
                 return
             pause_s = PROBE_INTERVAL_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from mlflow_restaurant.entities import EndpointRoute, RouteTable
 from mlflow_restaurant.errors import DoesNotExist, Unavailable
@@ -15,11 +15,16 @@ ENDPOINTS = "endpoints"
 
 @dataclass(frozen=True)
 class Address:
-    """A path below a deployment or an endpoint, such as ``/deployments/spam/invocations``."""
+    """A path below a deployment or an endpoint, such as ``/deployments/spam/invocations``; `rest` as it was sent."""
 
     kind: str
     name: str
     rest: str
+
+    @property
+    def prefix(self) -> str:
+        """The path of the deployment or endpoint itself."""
+        return f"/{self.kind}/{quote(self.name, safe='')}"
 
 
 def parse_path(path: str) -> Address | None:

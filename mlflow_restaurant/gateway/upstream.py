@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import aiohttp
 from multidict import CIMultiDict
+from yarl import URL
 
 from mlflow_restaurant.entities import ReplicaRoute
 
+ORIGIN = "http://replica"
+KEEP_ALIVE_S = 3600.0
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -49,16 +52,20 @@ class ConnectFailed(ConnectionBroken):
 
 
 class Upstream:
-    """The connection pools of all replicas."""
+    """The connection pools of all replicas; of each one that keeps connections, and one that does not."""
 
     def __init__(self) -> None:
-        self.pools: dict[str, aiohttp.ClientSession] = {}
+        self.pools: dict[tuple[str, bool], aiohttp.ClientSession] = {}
 
-    def _pool(self, replica: ReplicaRoute) -> aiohttp.ClientSession:
-        pool = self.pools.get(replica.key)
+    def _pool(self, replica: ReplicaRoute, fresh: bool) -> aiohttp.ClientSession:
+        pool = self.pools.get((replica.key, fresh))
         if pool is None:
-            connector = aiohttp.UnixConnector(path=replica.socket, limit=0, keepalive_timeout=3600)
-            pool = self.pools[replica.key] = aiohttp.ClientSession(
+            connector = (
+                aiohttp.UnixConnector(path=replica.socket, limit=0, force_close=True)
+                if fresh
+                else aiohttp.UnixConnector(path=replica.socket, limit=0, keepalive_timeout=KEEP_ALIVE_S)
+            )
+            pool = self.pools[replica.key, fresh] = aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -71,9 +78,21 @@ class Upstream:
         return pool
 
     async def send(
-        self, replica: ReplicaRoute, method: str, path: str, headers: Headers, body: bytes, timeout_s: float
+        self,
+        replica: ReplicaRoute,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        timeout_s: float,
+        *,
+        fresh: bool = False,
     ) -> Answer:
         """Send one request and return the whole answer.
+
+        Args:
+            path: path and query, percent-encoded as the caller sent them.
+            fresh: use a new connection; MLflow's server may have closed any of the kept ones.
 
         Raises:
             ConnectFailed: the replica is not there.
@@ -85,9 +104,9 @@ class Upstream:
             if name not in NOT_FORWARDED:
                 forwarded.add(name.decode("latin-1"), value.decode("latin-1"))
         try:
-            async with self._pool(replica).request(
+            async with self._pool(replica, fresh).request(
                 method,
-                f"http://replica{path}",
+                URL(f"{ORIGIN}{path}", encoded=True),
                 headers=forwarded,
                 data=body if body or method == "POST" else None,
                 allow_redirects=False,
@@ -105,11 +124,11 @@ class Upstream:
 
     async def forget(self, key: str) -> None:
         """Close the connections to a replica that gets no more requests."""
-        pool = self.pools.pop(key, None)
-        if pool is not None:
-            await pool.close()
+        for pool in (self.pools.pop((key, False), None), self.pools.pop((key, True), None)):
+            if pool is not None:
+                await pool.close()
 
     async def close(self) -> None:
         """Close all connections."""
-        for key in list(self.pools):
+        for key, _ in list(self.pools):
             await self.forget(key)

@@ -63,7 +63,7 @@ class Server:
         import uvicorn
 
         config = uvicorn.Config(
-            self.app,
+            with_raw_headers(self.app),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -118,6 +118,18 @@ def guard(model: "Any", on_exit: "Callable[[BaseException], None]") -> None:
             raise ModelExited(f"the model raised {type(e).__name__}") from e
 
     model.predict = guarded
+
+
+def with_raw_headers(app: "Any") -> "Any":
+    """Give the application header values as the caller sent them: the gateway's client writes them as UTF-8."""
+
+    async def wrapped(scope: "Any", receive: "Any", send: "Any") -> None:
+        if not all(value.isascii() for _, value in scope.get("headers", ())):
+            raw = [(name, value.decode("utf-8").encode("latin-1")) for name, value in scope["headers"]]
+            scope = {**scope, "headers": raw}
+        await app(scope, receive, send)
+
+    return wrapped
 
 
 def limit_threads(threads: "int | None") -> None:

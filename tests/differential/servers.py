@@ -1,0 +1,226 @@
+"""The two servers that are compared, each behind the same small face, and a client that sends one case."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .compare import Answer
+from .formats import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+STARTUP_TIMEOUT_S = 180.0
+ANSWER_TIMEOUT_S = 60.0
+CALLERS = 32
+NO_ANSWER = 0
+"""Status of what is no answer at all: no server gives it, so it differs from all that MLflow answers."""
+DEAD_CONNECTION = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+# -- client ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Caller:
+    """One caller: keeps its connections open, as a client library does, and follows one redirect."""
+
+    connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
+
+    def send(self, base_url: str, case: Case) -> Answer:
+        base = urllib.parse.urlsplit(base_url)
+        answer, location = self.exchange(base.netloc, base.path + case.path, case)
+        if location is None:
+            return answer
+        target = urllib.parse.urlsplit(urllib.parse.urljoin(base_url, location))
+        return self.exchange(target.netloc, target.path, case)[0]
+
+    def try_to_send(self, base_url: str, case: Case) -> Answer:
+        """As `send`; a request without an answer gets one that says why, with the status `NO_ANSWER`."""
+        try:
+            return self.send(base_url, case)
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(NO_ANSWER, None, repr(error).encode())
+
+    def exchange(self, address: str, path: str, case: Case) -> tuple[Answer, str | None]:
+        used_before = address in self.connections
+        try:
+            return self.exchange_once(address, path, case)
+        except DEAD_CONNECTION:
+            if not used_before:
+                raise
+            # MLflow's server closes a connection after a bare 500 without saying so in the answer.
+            return self.exchange_once(address, path, case)
+
+    def exchange_once(self, address: str, path: str, case: Case) -> tuple[Answer, str | None]:
+        connection = self.connections.get(address)
+        if connection is None:
+            connection = http.client.HTTPConnection(address, timeout=ANSWER_TIMEOUT_S)
+            self.connections[address] = connection
+        try:
+            connection.putrequest(case.method, path, skip_accept_encoding=True)
+            for name, value in case.headers:
+                connection.putheader(name, value)
+            if chunked := ("Transfer-Encoding", "chunked") in case.headers:
+                connection.endheaders(chunks(case.body), encode_chunked=chunked)
+            else:
+                connection.putheader("Content-Length", str(len(case.body)))
+                connection.endheaders(case.body)
+            response = connection.getresponse()
+            answer = Answer(response.status, response.headers.get("Content-Type"), response.read())
+        except BaseException:
+            self.forget(address)
+            raise
+        return answer, response.headers.get("Location") if response.status in (307, 308) else None
+
+    def forget(self, address: str) -> None:
+        if connection := self.connections.pop(address, None):
+            connection.close()
+
+    def close(self) -> None:
+        for address in list(self.connections):
+            self.forget(address)
+
+
+def chunks(body: bytes, size: int = 50) -> list[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def send_at_once(requests: list[tuple[str, Case]], callers: int = CALLERS) -> list[Answer]:
+    """Send all (base URL, case) pairs, `callers` at a time, and return the answers in the order of the pairs."""
+    local = threading.local()
+    opened: list[Caller] = []
+
+    def send(request: tuple[str, Case]) -> Answer:
+        if not hasattr(local, "caller"):
+            local.caller = Caller()
+            opened.append(local.caller)
+        caller: Caller = local.caller
+        return caller.try_to_send(*request)
+
+    try:
+        with ThreadPoolExecutor(callers) as pool:
+            return list(pool.map(send, requests))
+    finally:
+        for caller in opened:
+            caller.close()
+
+
+# -- mlflow models serve ---------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers_ping(base_url: str) -> bool:
+    caller = Caller()
+    try:
+        return caller.send(base_url, Case("", "ping", method="GET", path="/ping")).status == 200
+    except OSError:
+        return False
+    finally:
+        caller.close()
+
+
+@contextlib.contextmanager
+def mlflow_serve(model: Path, log: Path) -> Iterator[str]:
+    """`mlflow models serve` for `model` on a free port; yields its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model)]
+    command += ["--env-manager", "local", "--host", HOST, "-p", str(port)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=log.parent,
+            env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
+        )
+    try:
+        base_url = f"http://{HOST}:{port}"
+        wait_until_ready(process, base_url, log)
+        yield base_url
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTUP_TIMEOUT_S
+    while not answers_ping(base_url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"`mlflow models serve` did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.1)
+
+
+# -- what is compared with it ----------------------------------------------------------------------------------------
+
+
+class Subject(Protocol):
+    """A server of many models. `deploy` is called once for each, and returns the URL below which it answers."""
+
+    def deploy(self, name: str, model: Path) -> str: ...
+
+    def close(self) -> None: ...
+
+
+class Restaurant:
+    """mlflow-restaurant, through its deployment plugin, in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        from mlflow.deployments import get_deploy_client
+
+        self.home = home
+        self.client = get_deploy_client(f"restaurant:{home}")
+
+    def deploy(self, name: str, model: Path) -> str:
+        deployment = self.client.create_deployment(name, str(model), config={"env_manager": "local"})
+        url: str = deployment["url"]
+        return url
+
+    def close(self) -> None:
+        from mlflow_restaurant.control.client import ControlClient
+
+        ControlClient(self.home).down()
+
+
+class MLflowItself:
+    """A second `mlflow models serve` of each model: shows what MLflow does not answer the same way twice."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.running = contextlib.ExitStack()
+
+    def deploy(self, name: str, model: Path) -> str:
+        return self.running.enter_context(mlflow_serve(model, self.home / f"{name}.log"))
+
+    def close(self) -> None:
+        self.running.close()
+
+
+SUBJECTS: dict[str, type[Restaurant] | type[MLflowItself]] = {
+    "restaurant": Restaurant,
+    "mlflow": MLflowItself,
+}

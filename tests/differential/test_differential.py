@@ -1,0 +1,77 @@
+"""Every request gets from us what `mlflow models serve` answers, alone and among 32 at once."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .cases import all_cases, cases_of
+from .compare import Verdict
+from .formats import Case
+from .models import MODELS
+from .servers import Caller, send_at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .compare import Answer
+    from .conftest import Arena
+
+pytestmark = [
+    pytest.mark.differential,
+    pytest.mark.timeout(600),
+    # What MLflow says while models are saved without type hints, input examples or nullable integers.
+    pytest.mark.filterwarnings("ignore:.*Add type hints:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*An input example was not provided:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*integer column:UserWarning"),
+]
+
+CASES = all_cases()
+REPORTED = 10
+MIXED = 2000
+"""The cases of all models that run mixed; each has run among those of its own model before."""
+
+
+@pytest.fixture(scope="session")
+def caller() -> Iterator[Caller]:
+    caller = Caller()
+    yield caller
+    caller.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_alone(arena: Arena, caller: Caller, case: Case) -> None:
+    answer = caller.try_to_send(arena.addresses[case.model], case)
+    comparison = arena.judge(case, answer)
+    assert comparison.verdict is not Verdict.DIFFERENT, explain(arena, case, answer, comparison.reason)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_model_32_at_once(arena: Arena, model: str) -> None:
+    assert_same_at_once(arena, cases_of(model))
+
+
+def test_all_models_32_at_once(arena: Arena) -> None:
+    assert_same_at_once(arena, random.Random(1).sample(CASES, MIXED))
+
+
+def assert_same_at_once(arena: Arena, cases: list[Case]) -> None:
+    shuffled = random.Random(20260102).sample(cases, len(cases))
+    answers = send_at_once([(arena.addresses[case.model], case) for case in shuffled])
+    wrong = []
+    for case, answer in zip(shuffled, answers, strict=True):
+        comparison = arena.judge(case, answer, merged=True)
+        if comparison.verdict is Verdict.DIFFERENT:
+            wrong.append(explain(arena, case, answer, comparison.reason))
+    assert not wrong, f"{len(wrong)} of {len(cases)} answers differ:\n\n" + "\n\n".join(wrong[:REPORTED])
+
+
+def explain(arena: Arena, case: Case, answer: Answer, reason: str) -> str:
+    return (
+        f"{case}: {reason}\n"
+        f"request: {case.method} {case.path} {case.headers} {case.body[:500]!r}\n"
+        f"MLflow:  {arena.reference(case)}\n"
+        f"ours:    {answer}"
+    )
