@@ -253,7 +253,7 @@ def demo(ctx: click.Context, data: Path | None, keep: bool, as_json: bool) -> No
 
     named = ctx.find_root().get_parameter_source("target") is not click.core.ParameterSource.DEFAULT
     home = ctx.obj.home.path if named or HOME_VARIABLE in os.environ else None
-    result = run_demo(data, keep, home, Console(stderr=as_json))
+    result = run_demo(data, keep, home, Console(stderr=as_json, highlight=False))
     if as_json:
         click.echo(json.dumps(result.to_dict()))
 

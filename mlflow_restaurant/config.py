@@ -67,13 +67,18 @@ class DeploymentConfig(BaseModel):
         " satisfies the model's requirements, else `uv`",
     )
     batching: Batching = Field(
-        "auto", description="`auto`, `on`, `off`: whether requests may be merged into one call of the model"
+        "auto",
+        description="`auto`, `on`, `off`: whether requests may be merged into one call of the model (no effect yet)",
     )
     max_batch_rows: Annotated[int, Number] = Field(
-        1024, ge=1, le=1_000_000, description="rows in one merged call"
+        1024, ge=1, le=1_000_000, description="rows in one merged call (no effect yet)"
     )
     batch_wait_ms: Annotated[float, Number] = Field(
-        0, ge=0, le=60_000, allow_inf_nan=False, description="how long a free replica waits for more rows"
+        0,
+        ge=0,
+        le=60_000,
+        allow_inf_nan=False,
+        description="how long a free replica waits for more rows, in milliseconds (no effect yet)",
     )
     max_queue: Annotated[int, Number] = Field(
         2048, ge=0, le=1_000_000, description="requests that wait before new ones get 503 with `Retry-After`"

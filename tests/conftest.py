@@ -37,20 +37,25 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that does what its input says (see `actor.py`); it needs MLflow alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return save_actor(tmp_path_factory.mktemp("models") / "actor", ["mlflow"])
+
+
+def save_actor(path: Path, requirements: list[str]) -> Path:
+    """Save the actor; returns its path."""
     import mlflow.pyfunc
     import pandas as pd
 
-    path = tmp_path_factory.mktemp("models") / "actor"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.pyfunc.save_model(
-            path,
-            python_model=str(ACTOR),
-            model_config={"name": "first", "at_load": "", "end_if_there": ""},
-            pip_requirements=["mlflow"],
-            input_example=pd.DataFrame({"do": ["pid"]}),
-            signature=mlflow.models.infer_signature(pd.DataFrame({"do": ["pid"]}), ["1"]),
-        )
+    example = pd.DataFrame({"do": ["pid"]})
+    mlflow.pyfunc.save_model(
+        path,
+        python_model=str(ACTOR),
+        model_config={"name": "first", "at_load": "", "end_if_there": ""},
+        pip_requirements=requirements,
+        input_example=example,
+        signature=mlflow.models.infer_signature(example, ["1"]),
+    )
     return path
 
 

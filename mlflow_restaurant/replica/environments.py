@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from packaging.version import InvalidVersion, Version
 
 REQUIREMENTS_FILE = "requirements.txt"
 BUILDING_MARK = ".building"
+MAX_ERROR_CHARACTERS = 600
 
 
 def unsatisfied(model: Path) -> str | None:
@@ -83,13 +84,14 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
         report: told ``{"activate": [...]}`` or ``{"failed": reason}``.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    manager, model = args["env_manager"], Path(args["model"])
+    manager, model, log = args["env_manager"], Path(args["model"]), Path(args["log"])
+    before = log.stat().st_size
     try:
         with _locked(Path(args["locks"]) / "environments.lock"):
             activate = _activate(manager, model, Path(args["locks"]))
     except BaseException as e:
         traceback.print_exc()
-        report({"failed": _failure(e, manager)})
+        report({"failed": _failure(e, manager, log, before)})
         return 1
     report({"activate": activate})
     return 0
@@ -145,10 +147,30 @@ def _virtualenv_directory(manager: str, model: Path) -> Path | None:
     return Path(virtualenv._get_mlflow_virtualenv_root()) / name
 
 
-def _failure(error: BaseException, manager: str) -> str:
-    """Return one sentence for an environment that could not be built."""
+def _failure(error: BaseException, manager: str, log: Path, before: int) -> str:
+    """Return one sentence for an environment that could not be built.
+
+    Args:
+        log: where the installer's output went.
+        before: size of the log, in bytes, when the building began.
+    """
     text = str(error) or type(error).__name__
-    if manager == "conda" and "conda" in text.lower() and "find" in text.lower():
+    if manager == "conda" and "conda" in text.lower() and ("find" in text.lower() or "found" in text.lower()):
         return "conda was not found; install it, or choose env_manager uv."
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else text
+    with log.open("rb") as file:
+        file.seek(before)
+        printed = file.read().decode("utf-8", "replace").splitlines()
+    return _installer_error(printed) or text.splitlines()[0]
+
+
+def _installer_error(printed: Sequence[str]) -> str:
+    """Return what uv or pip said of the error, on one line."""
+    starts = [i for i, line in enumerate(printed) if line.lstrip().lower().startswith(("error", "×"))]
+    if not starts:
+        return ""
+    said = []
+    for line in printed[starts[0] :]:
+        if line.startswith(("Traceback", "20")):
+            break
+        said.append(line.strip().lstrip("×╰─▶│ "))
+    return " ".join(part for part in said if part)[:MAX_ERROR_CHARACTERS]

@@ -1,0 +1,115 @@
+"""The reference page of the documentation, written from where each thing is defined.
+
+``python -m mlflow_restaurant.reference > docs/reference.md``
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mlflow_restaurant.config import ENV_PREFIX, HOME_VARIABLE, DeploymentConfig, ServerSettings, config_table
+
+PATHS = (
+    (
+        "POST",
+        "/deployments/NAME/invocations",
+        "predictions, by MLflow's scoring protocol: JSON, CSV, Parquet",
+    ),
+    ("GET", "/deployments/NAME/ping, /health, /version", "as MLflow's scoring server"),
+    ("POST", "/endpoints/NAME/invocations (and the others)", "the same, by the endpoint's traffic split"),
+    (
+        "GET",
+        "/api/2.0/endpoints/, /api/2.0/endpoints/NAME",
+        "for `mlflow.deployments.get_deploy_client(URL)`",
+    ),
+    (
+        "GET",
+        "/ping, /health, /version, /metrics",
+        "of the gateway itself; metrics in Prometheus' text format",
+    ),
+)
+HEADERS = (
+    ("x-request-id", "the caller's own (1 to 128 visible ASCII characters), else a new one"),
+    ("x-mlflow-deployment", "the deployment that answered"),
+    ("x-mlflow-revision", "its revision"),
+    ("x-mlflow-model-version", "the version in the registry, if the model came from there"),
+    ("retry-after", "seconds, with 503"),
+)
+STATUSES = (
+    (
+        "400",
+        "BAD_REQUEST, INVALID_PARAMETER_VALUE",
+        "the model or MLflow refused the input, or there is no Content-Type",
+    ),
+    ("404", "RESOURCE_DOES_NOT_EXIST", "no such deployment or endpoint"),
+    ("408", "DEADLINE_EXCEEDED", "the body did not arrive within `timeout_s`"),
+    ("413", "BAD_REQUEST", "the body is larger than `max_body_mb`"),
+    ("500", "INTERNAL_ERROR", "MLflow's server failed without saying why; the log has more"),
+    ("503", "REQUEST_LIMIT_EXCEEDED", "`max_queue` requests wait already"),
+    ("503", "TEMPORARILY_UNAVAILABLE", "no replica was free in time, or two of them ended on this request"),
+    ("504", "DEADLINE_EXCEEDED", "the model did not answer within `timeout_s`"),
+)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def reference() -> str:
+    """Return the page, in Markdown."""
+    deployment = [(_code(k), _code(d), m) for k, d, m in config_table(DeploymentConfig)]
+    server = [(_code(k), _code(d), m) for k, d, m in config_table(ServerSettings)]
+    lines = [
+        "# Reference",
+        "",
+        "This page is written by `python -m mlflow_restaurant.reference`.",
+        "",
+        "## Targets",
+        "",
+        f"`restaurant` is the server of the default home, `${HOME_VARIABLE}`, else `~/.mlflow-restaurant`;",
+        "`restaurant:/abs/path` is the server of that home.",
+        "",
+        "## Settings of a deployment",
+        "",
+        "With `-C key=value`, or as `config={...}` in Python. `update` keeps what it does not name.",
+        "",
+        *_table(("key", "default", "meaning"), [*deployment]),
+        "",
+        "## Settings of an endpoint",
+        "",
+        *_table(
+            ("key", "default", "meaning"),
+            [("`traffic`", "", "percentage for each deployment, as `a=90,b=10` or JSON; they add up to 100")],
+        ),
+        "",
+        "## Settings of a server",
+        "",
+        f"In `config.toml` of its home, or as `{ENV_PREFIX}<NAME>` in the environment of the command that starts it.",
+        "",
+        *_table(("key", "default", "meaning"), [*server]),
+        "",
+        "## HTTP",
+        "",
+        *_table(("method", "path", "what"), [(m, _code(p), w) for m, p, w in PATHS]),
+        "",
+        "Headers of answers:",
+        "",
+        *_table(("header", "value"), [(_code(h), v) for h, v in HEADERS]),
+        "",
+        "Errors are JSON with `error_code` and `message`, except where MLflow's scoring server answers in plain text (415).",
+        "",
+        *_table(
+            ("status", "error_code", "when"), [(s, _code(c).replace(", ", "`, `"), w) for s, c, w in STATUSES]
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
