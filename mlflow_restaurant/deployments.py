@@ -272,8 +272,8 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
             "flavor": flavor,
             "config": dict(config or {}),
             "endpoint": endpoint,
-            "tracking_uri": stores.absolute_uri(mlflow.get_tracking_uri()),
-            "registry_uri": stores.absolute_uri(mlflow.get_registry_uri()),
+            "tracking_uri": stores.absolute_store_uri(mlflow.get_tracking_uri()),
+            "registry_uri": stores.absolute_store_uri(mlflow.get_registry_uri()),
             "environ": stores.forwarded_environment(),
         }
 

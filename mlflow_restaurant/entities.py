@@ -120,7 +120,7 @@ def isoformat(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def check_name(name: object, what: str = "deployment") -> str:
+def check_name(name: object, what: str = "a deployment") -> str:
     """Return `name` if it can name a deployment or an endpoint.
 
     Raises:
@@ -129,7 +129,7 @@ def check_name(name: object, what: str = "deployment") -> str:
     if not isinstance(name, str) or not NAME_PATTERN.match(name):
         shown = repr(name if not isinstance(name, str) or len(name) <= 60 else name[:57] + "...")
         raise InvalidRequest(
-            f"{shown} can't name a {what}: use 1 to 100 letters, digits, '-', '_' or '.',"
+            f"{shown} can't be the name of {what}: use 1 to 100 letters, digits, '-', '_' or '.',"
             " beginning and ending with a letter or digit."
         )
     return name

@@ -19,6 +19,8 @@ TARGET = "restaurant"
 MAX_SOCKET_PATH = 90
 """Longest path of the run directory plus a socket name that fits into ``sockaddr_un`` (104 bytes on macOS)."""
 LONGEST_SOCKET_NAME = 14
+SHORT_DIRECTORY = Path("/tmp")
+"""Not the temporary directory of the environment: every shell must find the same sockets."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Home:
         if len(os.fsencode(inside)) + 1 + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
             return inside
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"mlflow-restaurant-{os.getuid()}-{digest}"
+        return SHORT_DIRECTORY / f"mlflow-restaurant-{os.getuid()}-{digest}"
 
     @property
     def admin_socket(self) -> Path:

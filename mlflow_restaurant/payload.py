@@ -105,11 +105,18 @@ def undo_read_json(frame: pd.DataFrame) -> dict[str, Any] | None:
             request[column] = {key: value for key, value in values.items() if not _absent(value)}
         else:
             request[column] = values.tolist()
-    if form == "dataframe_split" and not isinstance(request[form], dict):
-        return None
-    if form == "dataframe_records" and not isinstance(request[form], list):
-        return None
-    return request
+    return request if _could_be_protocol(form, request) else None
+
+
+def _could_be_protocol(form: str, request: Mapping[str, Any]) -> bool:
+    content = request[form]
+    if form == "dataframe_split" and not isinstance(content, dict):
+        return False
+    if form == "dataframe_records" and not (
+        isinstance(content, list) and all(isinstance(r, dict) for r in content)
+    ):
+        return False
+    return isinstance(request.get(PARAMS_KEY, {}), dict)
 
 
 def _absent(value: Any) -> bool:

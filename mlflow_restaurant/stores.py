@@ -29,6 +29,7 @@ FORWARDED = (
 )
 OWN_PREFIX = "MLFLOW_RESTAURANT_"
 SQLITE = "sqlite:///"
+NAMED_STORES = ("databricks", "databricks-uc", "uc")
 
 
 def absolute_uri(uri: str) -> str:
@@ -42,6 +43,11 @@ def absolute_uri(uri: str) -> str:
     if not parts.scheme:
         return str(Path(uri).expanduser().absolute())
     return uri
+
+
+def absolute_store_uri(uri: str) -> str:
+    """Return the URI of a tracking or registry store, absolute as `absolute_uri` makes it."""
+    return uri if uri in NAMED_STORES else absolute_uri(uri)
 
 
 def forwarded_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -103,7 +103,9 @@ def call(
 ) -> Answer:
     """Send one request on a connection of its own, JSON by default; every status is an answer."""
     data = body if body is not None else None if payload is None else json.dumps(payload).encode()
-    sent = {"Content-Type": "application/json", **(headers or {})} if data is not None else dict(headers or {})
+    sent = (
+        {"Content-Type": "application/json", **(headers or {})} if data is not None else dict(headers or {})
+    )
     request = urllib.request.Request(url, data=data, headers=sent, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -116,7 +118,11 @@ def call(
 
 def do(url: str, *actions: str, **options: Any) -> Answer:
     """Ask the actor model behind `url` to do something, one action a row."""
-    return call(f"{url}/invocations", {"dataframe_split": {"columns": ["do"], "data": [[a] for a in actions]}}, **options)
+    return call(
+        f"{url}/invocations",
+        {"dataframe_split": {"columns": ["do"], "data": [[a] for a in actions]}},
+        **options,
+    )
 
 
 @dataclass

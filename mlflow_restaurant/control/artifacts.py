@@ -66,8 +66,11 @@ def _fetch(args: dict[str, Any], temporary: Path, report: Callable[[dict[str, An
     described = describe(model, uri, args["flavor"])
     digest = tree_digest(model)
     cached = Path(args["models"]) / digest
-    if not cached.exists():
+    try:
         model.rename(cached)
+    except OSError:
+        if not cached.is_dir():  # else this very model is in the cache already
+            raise
     manager, reason = args["env_manager"], "as asked for"
     if manager == "auto":
         lacking = unsatisfied(cached)
@@ -152,9 +155,12 @@ def describe(model: Path, uri: str, flavor: str | None) -> dict[str, Any]:
 
     try:
         metadata = Model.load(str(model / MLMODEL_FILE))
+        flavors = dict(metadata.flavors)
     except Exception as e:
-        raise FetchError(f"The {MLMODEL_FILE} file of {uri} can't be read: {e}.") from e
-    flavors = metadata.flavors
+        reason = (str(e).splitlines() or [""])[0].replace(str(model), uri)
+        raise FetchError(
+            f"The {MLMODEL_FILE} file of {uri} can't be read: {type(e).__name__}: {reason}."
+        ) from e
     if PYFUNC not in flavors:
         raise FetchError(
             f"{uri} can't be served: it has no {PYFUNC} flavor, only {', '.join(sorted(flavors)) or 'none'}."

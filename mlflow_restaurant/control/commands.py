@@ -175,7 +175,7 @@ class Commands:
 
     def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
         """Make an endpoint, with a traffic split or without."""
-        check_name(name, "endpoint")
+        check_name(name, "an endpoint")
         if name in self.controller.world.endpoints:
             raise AlreadyExists(
                 f"Endpoint '{name}' exists already; update or delete it, or choose another name."
@@ -359,7 +359,7 @@ class Commands:
 
 def _endpoint_name(request: Request) -> str | None:
     endpoint = request.get("endpoint")
-    return None if endpoint is None else check_name(endpoint, "endpoint")
+    return None if endpoint is None else check_name(endpoint, "an endpoint")
 
 
 def _summary(samples: list[tuple[float, float, int]]) -> dict[str, Any]:

@@ -387,6 +387,8 @@ class Controller:
         self._remember(deployment, revision)
         rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future())
         self.rollouts[deployment.name] = rollout
+        count = revision.config.replicas
+        progress(f"starting {count} replica{'s' if count > 1 else ''} of revision {revision.number}")
         self.wake.set()
         assert rollout.done is not None
         try:
@@ -394,6 +396,8 @@ class Controller:
         except asyncio.CancelledError:
             rollout.cancelled = True
             self.wake.set()
+            await asyncio.wait([rollout.done])  # until nothing of it is left
+            rollout.done.exception()
             raise
 
     def suspect(self, key: str, reason: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -31,13 +32,17 @@ class Store:
 
     def __init__(self, database: Path) -> None:
         self.database = database
-        self.engine = sa.create_engine(f"sqlite:///{database}", connect_args={"timeout": BUSY_TIMEOUT_S})
+        url = sa.URL.create("sqlite", database=str(database))
+        self.engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
 
     def open(self) -> None:
         """Bring the schema up to date."""
         with self._explained(), self.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA quick_check(1)")
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if found != "ok":
+                raise self._damaged(str(found))
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
@@ -126,18 +131,31 @@ class Store:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except CommandError as e:
+            raise HomeError(
+                f"The database {self.database} was written by a later version of mlflow-restaurant ({e}); upgrade."
+            ) from None
         except OperationalError as e:
             raise HomeError(
                 f"The database {self.database} can't be used: {e.orig}; nothing was changed."
             ) from e
         except DatabaseError as e:
-            raise HomeError(
-                f"The database {self.database} is damaged ({e.orig}); restore it from a copy, or move it away"
-                " to start without deployments."
-            ) from e
+            raise self._damaged(str(e.orig)) from e
+
+    def _damaged(self, what: str) -> HomeError:
+        return HomeError(
+            f"The database {self.database} is damaged ({what}); restore it from a copy, or move it away to start"
+            " without deployments."
+        )
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def _configure(connection: Any, _: object) -> None:
+    # The driver would commit before each CREATE TABLE; with this off, a migration is one transaction.
+    connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")

@@ -39,6 +39,8 @@ MAX_TRIES = 2
 PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.1
 SUSPECT_PAUSE_S = 5.0
+WHOLE_TIMEOUT = 0.9
+"""Part of `timeout_s` that a replica must have had for a request before it counts as hanging."""
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 
 
@@ -64,7 +66,7 @@ class Gateway:
         self.log, self.suspect, self.metrics_directory = log, suspect, metrics_directory
         self.table = RouteTable()
         self.dispatchers: dict[str, Dispatcher] = {}
-        self.leaving: dict[str, Slots] = {}
+        self.leaving: dict[str, asyncio.Task[None]] = {}
         self.upstream = Upstream()
         self.probes: set[asyncio.Task[None]] = set()
         self.informed = asyncio.Event()
@@ -88,21 +90,20 @@ class Gateway:
         self.table = table
         self.informed.set()
         for slots in gone:
-            self.leaving[slots.route.key] = slots
+            self.leaving[slots.route.key] = asyncio.ensure_future(self._let_go(slots))
 
     async def drain(self, key: str, timeout_s: float) -> bool:
         """Wait until nothing is in flight to a replica that left the table; True when that came in time."""
-        slots = self.leaving.get(key)
-        if slots is None:
-            return True
-        try:
-            await asyncio.wait_for(slots.idle.wait(), timeout_s)
-            return True
-        except asyncio.TimeoutError:
-            return False
-        finally:
-            self.leaving.pop(key, None)
-            await self.upstream.forget(key)
+        leaving = self.leaving.get(key)
+        if leaving is not None:
+            await asyncio.wait([leaving], timeout=timeout_s)
+        return key not in self.leaving
+
+    async def _let_go(self, slots: Slots) -> None:
+        """Close the connections to a replica that left the table, once nothing is in flight to it."""
+        await slots.idle.wait()
+        await self.upstream.forget(slots.route.key)
+        del self.leaving[slots.route.key]
 
     # -- the callers' side
 
@@ -157,12 +158,15 @@ class Gateway:
         extra: Headers,
     ) -> Answer:
         """Send the request to a replica; once more to another when the first breaks the connection."""
-        dispatcher = self.dispatchers[route.name]
+        dispatcher = self.dispatchers.get(route.name)
+        if dispatcher is None:
+            raise DoesNotExist(f"Deployment '{route.name}' was deleted.")
         deadline = time.monotonic() + route.timeout_s
         path = address.rest + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
         tries = 0
         while True:
             slots = await dispatcher.acquire(max(0.0, deadline - time.monotonic()))
+            sent = time.monotonic()
             try:
                 answer = await self.upstream.send(
                     slots.route,
@@ -170,13 +174,13 @@ class Gateway:
                     path,
                     headers,
                     body,
-                    max(0.001, deadline - time.monotonic()),
+                    max(0.001, deadline - sent),
                     fresh=tries > 0,
                 )
             except asyncio.TimeoutError:
-                self._give_up_on(
-                    dispatcher, slots, f"it did not answer within timeout_s={route.timeout_s:g} s"
-                )
+                if time.monotonic() - sent >= WHOLE_TIMEOUT * route.timeout_s:
+                    reason = f"it did not answer within timeout_s={route.timeout_s:g} s"
+                    self._give_up_on(dispatcher, slots, reason)
                 raise DeadlineExceeded(
                     f"Deployment '{route.name}' did not answer within {route.timeout_s:g} s (timeout_s)."
                 ) from None
@@ -279,9 +283,9 @@ async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge) -> byte
     body: bytes = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise CallerGone
+    if len(body) > limit:
+        raise too_large
     if not message.get("more_body", False):
-        if len(body) > limit:
-            raise too_large
         return body
     parts, size = [body], len(body)
     while message.get("more_body", False):
@@ -296,8 +300,9 @@ async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge) -> byte
 
 
 async def _send(send: Send, reply: Reply, extra: Headers, *, head: bool) -> None:
-    length = (b"content-length", b"%d" % len(reply.body))
     replaced = {name for name, _ in extra}
-    kept = [(n, v) for n, v in reply.headers if n not in replaced]
-    await send({"type": "http.response.start", "status": reply.status, "headers": [*kept, length, *extra]})
+    headers = [(n, v) for n, v in reply.headers if n not in replaced]
+    if not any(name == b"content-length" for name, _ in headers):
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": [*headers, *extra]})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})

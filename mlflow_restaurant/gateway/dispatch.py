@@ -11,7 +11,7 @@ import os
 from collections import deque
 
 from mlflow_restaurant.entities import DeploymentRoute, ReplicaRoute
-from mlflow_restaurant.errors import QueueFull, Unavailable
+from mlflow_restaurant.errors import DoesNotExist, QueueFull, Unavailable
 
 SLOTS_PER_REPLICA = min(32, (os.cpu_count() or 1) + 4)
 """Requests sent to one replica at a time: as many as MLflow's scoring server works on at once."""
@@ -44,6 +44,7 @@ class Dispatcher:
         self.route = route
         self.replicas: dict[str, Slots] = {}
         self.waiting: deque[asyncio.Future[Slots]] = deque()
+        self.closed = False
         self.update(route)
 
     def update(self, route: DeploymentRoute) -> list[Slots]:
@@ -63,12 +64,16 @@ class Dispatcher:
         """End the deployment: whoever waits is told that it is gone."""
         for slots in self.replicas.values():
             slots.usable = False
+        self.closed = True
         for future in self.waiting:
             if not future.done():
-                future.set_exception(Unavailable(f"Deployment '{self.route.name}' was deleted."))
+                future.set_exception(self._deleted())
         self.waiting.clear()
         gone, self.replicas = list(self.replicas.values()), {}
         return gone
+
+    def _deleted(self) -> DoesNotExist:
+        return DoesNotExist(f"Deployment '{self.route.name}' was deleted.")
 
     def bench(self, slots: Slots) -> None:
         """Give a replica no more requests until `recall`: it broke a connection or did not answer in time."""
@@ -90,9 +95,12 @@ class Dispatcher:
         """Return a replica with a free slot, which the caller must `release`.
 
         Raises:
+            DoesNotExist: the deployment was deleted.
             QueueFull: too many requests wait already.
             Unavailable: no replica became free within `timeout_s` seconds.
         """
+        if self.closed:
+            raise self._deleted()
         slots = self._free() if not self.waiting else None
         if slots is not None:
             slots.take()

@@ -113,7 +113,8 @@ class Upstream:
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
                 content = await response.read()
-                returned = [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in NOT_RETURNED]
+                dropped = NOT_RETURNED - {b"content-length"} if method == "HEAD" else NOT_RETURNED
+                returned = [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in dropped]
                 return Answer(response.status, returned, content)
         except asyncio.TimeoutError:
             raise

@@ -49,6 +49,7 @@ PRELOADED = (
 )
 MAX_REQUEST_BYTES = 4 << 20
 RECEIVE_TIMEOUT_S = 5.0
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -115,9 +116,12 @@ class ForkServer:
         except (OSError, ValueError):
             connection.close()
             return
+        # A signal that comes before the child has left this process's handlers waits until it has.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         pid = os.fork()
         if pid == 0:
             self._child(request, fds)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         for fd in fds:
             os.close(fd)
         self.waiting[pid] = connection
@@ -141,9 +145,10 @@ class ForkServer:
         code = 70
         try:
             signal.set_wakeup_fd(-1)
-            for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            for signum in (signal.SIGCHLD, *ENDING_SIGNALS):
                 signal.signal(signum, signal.SIG_DFL)
             os.setsid()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             self.selector.close()
             self.listener.close()
             for connection in self.waiting.values():
@@ -168,14 +173,19 @@ def receive_request(connection: socket.socket) -> tuple[dict[str, Any], list[int
         ValueError: it is no request of this protocol.
     """
     data, fds, _, _ = socket.recv_fds(connection, 65536, 2)
-    while not data.endswith(b"\n"):
-        more = connection.recv(65536)
-        if not more or len(data) > MAX_REQUEST_BYTES:
-            raise ValueError("not a request")
-        data += more
-    if len(fds) != 2:
-        raise ValueError("a log and a status descriptor are needed")
-    request: dict[str, Any] = json.loads(data)
+    try:
+        while not data.endswith(b"\n"):
+            more = connection.recv(65536)
+            if not more or len(data) > MAX_REQUEST_BYTES:
+                raise ValueError("not a request")
+            data += more
+        if len(fds) != 2:
+            raise ValueError("a log and a status descriptor are needed")
+        request: dict[str, Any] = json.loads(data)
+    except (OSError, ValueError):
+        for fd in fds:
+            os.close(fd)
+        raise
     return request, list(fds)
 
 

@@ -52,8 +52,11 @@ class Child:
     def signal(self, signum: int) -> None:
         """Send a signal to the process and to what it started."""
         if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
                 os.killpg(self.pid, signum)
+            except ProcessLookupError:  # it does not lead a group yet
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signum)
 
     async def end(self) -> None:
         """End the process: SIGTERM, then SIGKILL."""

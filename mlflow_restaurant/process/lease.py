@@ -16,9 +16,10 @@ def holds(path: str, pid: int) -> bool:
     """Tell whether the record at `path` names process `pid`."""
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123  (pathlib would be the only import of its kind)
-            return bool(json.load(file)["pid"] == pid)
-    except (OSError, ValueError, KeyError):
+            record = json.load(file)
+    except (OSError, ValueError):
         return False
+    return isinstance(record, dict) and record.get("pid") == pid
 
 
 class Lease:

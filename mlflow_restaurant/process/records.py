@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mlflow_restaurant._version import __version__
 
@@ -98,7 +98,7 @@ def read_records(run: Path) -> list[ProcessRecord]:
 def _read(path: Path) -> ProcessRecord | None:
     try:
         return ProcessRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -43,8 +42,10 @@ def _pidfd(pid: int) -> int | None:
 def signal_group(record: ProcessRecord, signum: int) -> None:
     """Send a signal to a process that leads a session, and to what it started."""
     if record.alive():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
             os.killpg(record.pid, signum)
+        except ProcessLookupError:  # it does not lead a group yet
+            record.signal(signum)
 
 
 async def end_process(record: ProcessRecord, grace_s: float = KILL_AFTER_S) -> None:

@@ -58,6 +58,8 @@ def _requirements(model: Path) -> Iterator[Requirement]:
     from mlflow.utils.requirements_utils import _parse_requirements
 
     for parsed in _parse_requirements(str(file), is_constraint=False):
+        if parsed.is_constraint:
+            continue
         with contextlib.suppress(InvalidRequirement):
             requirement = Requirement(parsed.req_str)
             if requirement.marker is None or requirement.marker.evaluate():
@@ -70,8 +72,9 @@ def _missing(requirement: Requirement) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return f"{requirement.name} is not installed"
     with contextlib.suppress(InvalidVersion):
-        public = Version(installed).public
-        if not requirement.specifier.contains(public, prereleases=True):
+        version = Version(installed)
+        allowed = (requirement.specifier.contains(v, prereleases=True) for v in (version, version.public))
+        if not any(allowed):
             return f"the model needs {requirement}, {installed} is installed"
     return None
 

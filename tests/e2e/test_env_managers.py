@@ -36,7 +36,11 @@ def actors(tmp_path_factory: pytest.TempPathFactory) -> Actors:
 
     def save(*requirements: str) -> Path:
         path = tmp_path_factory.mktemp("models") / "actor"
-        needed = [f"mlflow-skinny=={MLFLOW}", f"pandas=={importlib.metadata.version('pandas')}", *requirements]
+        needed = [
+            f"mlflow-skinny=={MLFLOW}",
+            f"pandas=={importlib.metadata.version('pandas')}",
+            *requirements,
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return save_actor(path, needed)
@@ -59,12 +63,16 @@ def client(env_root: Path) -> Iterator[RestaurantDeploymentClient]:
         yield get_deploy_client(f"restaurant:{home.path}")
 
 
-def test_two_versions_of_scikit_learn_side_by_side(client: RestaurantDeploymentClient, actors: Actors) -> None:
+def test_two_versions_of_scikit_learn_side_by_side(
+    client: RestaurantDeploymentClient, actors: Actors
+) -> None:
     versions = ("1.6.1", "1.7.2")
     models = {f"v{v}": actors(f"scikit-learn=={v}") for v in versions}
     with ThreadPoolExecutor(2) as pool:
         created = list(
-            pool.map(lambda m: client.create_deployment(m[0], str(m[1]), config={"timeout_s": 30}), models.items())
+            pool.map(
+                lambda m: client.create_deployment(m[0], str(m[1]), config={"timeout_s": 30}), models.items()
+            )
         )
     for deployment, version in zip(created, versions, strict=True):
         assert deployment["env_manager"]["chosen"] == "uv"
@@ -78,10 +86,14 @@ def test_two_versions_of_scikit_learn_side_by_side(client: RestaurantDeploymentC
     assert records(client.home, "replica") == []
 
 
-def test_local_is_as_asked_for_whatever_is_installed(client: RestaurantDeploymentClient, actors: Actors) -> None:
+def test_local_is_as_asked_for_whatever_is_installed(
+    client: RestaurantDeploymentClient, actors: Actors
+) -> None:
     model = actors("scikit-learn==1.6.1")
     deployment = client.create_deployment("here", str(model), config={"env_manager": "local"})
-    assert do(deployment["url"], "version:sklearn").predictions == [importlib.metadata.version("scikit-learn")]
+    assert do(deployment["url"], "version:sklearn").predictions == [
+        importlib.metadata.version("scikit-learn")
+    ]
     updated = client.update_deployment("here", config={"env_manager": "uv"})
     assert updated["env_manager"]["chosen"] == "uv"
     assert updated["model_uri"] == str(model)
@@ -91,7 +103,9 @@ def test_local_is_as_asked_for_whatever_is_installed(client: RestaurantDeploymen
 
 def test_requirements_that_can_not_be_installed(client: RestaurantDeploymentClient, actors: Actors) -> None:
     model = actors("scikit-learn==0.0.99")
-    with pytest.raises(MlflowException, match=r"the uv environment could not be built: .*scikit-learn==0\.0\.99"):
+    with pytest.raises(
+        MlflowException, match=r"the uv environment could not be built: .*scikit-learn==0\.0\.99"
+    ):
         client.create_deployment("no", str(model))
     assert client.list_deployments() == []
 

@@ -126,7 +126,9 @@ def test_predictions_go_on_without_a_controller_and_the_next_one_takes_over(home
     assert client.get_deployment("a")["url"] == deployment["url"]
     with Load(deployment["url"]).running() as load:
         os.kill(before[0], signal.SIGKILL)
-        eventually(lambda: before[0] not in _pids(client) and healthy(client), "an adopted replica is replaced")
+        eventually(
+            lambda: before[0] not in _pids(client) and healthy(client), "an adopted replica is replaced"
+        )
         updated = client.update_deployment("a", config={"replicas": 1})
         load.wait_for(10)
     assert not load.failures()
