@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 
@@ -21,7 +22,7 @@ class Actor(mlflow.pyfunc.PythonModel):
         if at_load == "hang":
             time.sleep(3600)
         unless = self.settings.get("end_if_there")
-        if unless and os.path.exists(unless):
+        if unless and Path(unless).exists():
             os._exit(41)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +18,6 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from uv import find_uv_bin
 
 import mlflow_restaurant
 
@@ -36,7 +32,6 @@ pytestmark = [
 ]
 
 RAW = pd.DataFrame({"subject": ["WIN MONEY", "Lunch"] * 5, "body": ["click now 99", "see you at noon"] * 5})
-INSTALL_TIMEOUT_S = 600
 START_TIMEOUT_S = 600
 
 
@@ -49,68 +44,12 @@ def shout(labels: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """Everything goes in here: environments of some hundred megabytes, which pytest would keep for three runs."""
-    with tempfile.TemporaryDirectory(prefix="bundle-without-package-") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def environment(folder: Path) -> dict[str, str]:
-    """The caller's environment, with every cache and store inside the folder, and without this package."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("MLFLOW_") and name not in {"PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"}
-    }
-    caches = {"UV_CACHE_DIR": str(folder / "uv-cache")} if "UV_CACHE_DIR" not in inherited else {}
-    return (
-        inherited
-        | caches
-        | {
-            "PATH": os.pathsep.join(
-                [str(folder / "venv" / "bin"), str(Path(find_uv_bin()).parent), inherited["PATH"]]
-            ),
-            "MLFLOW_ENV_ROOT": str(folder / "envs"),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def mlflow_command(folder: Path, environment: dict[str, str]) -> str:
-    """MLflow, alone in a virtual environment."""
-    version = importlib.metadata.version("mlflow")
-    uv(environment, folder, "venv", "--python", sys.executable, "venv")
-    python = str(folder / "venv" / "bin" / "python")
-    uv(environment, folder, "pip", "install", "--python", python, f"mlflow=={version}")
-    found = subprocess.run(
-        [python, "-c", "import mlflow_restaurant"], cwd=folder, capture_output=True, check=False
-    )
-    assert found.returncode != 0
-    return str(folder / "venv" / "bin" / "mlflow")
-
-
-@pytest.fixture(scope="module")
 def bundle_path(folder: Path) -> Path:
     vectorizer = TfidfVectorizer().fit(join_columns(RAW))
     model = LogisticRegression().fit(vectorizer.transform(join_columns(RAW)), ["spam", "ham"] * 5)
     bundle = mlflow_restaurant.Bundle([join_columns, vectorizer], model, shout)
     mlflow_restaurant.save_model(bundle, folder / "bundle", input_example=RAW.head(2))
     return folder / "bundle"
-
-
-def uv(environment: dict[str, str], folder: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [find_uv_bin(), "--quiet", *arguments],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def free_port() -> int:

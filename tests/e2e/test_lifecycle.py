@@ -121,7 +121,9 @@ def test_requests_in_flight_are_finished_by_the_old_revision(
 
 def test_a_failed_create_leaves_nothing_but_its_log(client: RestaurantDeploymentClient, actor: Path) -> None:
     with pytest.raises(MlflowException, match="the actor fell ill while loading"):
-        client.create_deployment("a", str(actor), config={"model_config": '{"at_load": "raise"}'}, endpoint="e")
+        client.create_deployment(
+            "a", str(actor), config={"model_config": '{"at_load": "raise"}'}, endpoint="e"
+        )
     assert client.list_deployments() == []
     assert client.list_endpoints() == []
     assert "the actor fell ill while loading" in client.home.deployment_log("a").read_text()
