@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 
 
-class Actor(mlflow.pyfunc.PythonModel):
+class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Column ``do``: what to do, a row; the answer is what came of it."""
 
     def load_context(self, context):  # type: ignore[no-untyped-def]
@@ -28,7 +28,7 @@ class Actor(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         return [self.act(action) for action in model_input["do"]]
 
-    def act(self, action):  # type: ignore[no-untyped-def]
+    def act(self, action: str) -> str:
         verb, _, argument = action.partition(":")
         if verb == "pid":
             return str(os.getpid())
@@ -37,7 +37,7 @@ class Actor(mlflow.pyfunc.PythonModel):
         if verb == "env":
             return os.environ.get(argument, "")
         if verb == "version":
-            return __import__(argument).__version__
+            return str(__import__(argument).__version__)
         if verb == "sleep":
             time.sleep(float(argument))
             return argument

@@ -132,6 +132,28 @@ def with_raw_headers(app: "Any") -> "Any":
     return wrapped
 
 
+def mend_fastapi() -> None:
+    """Give FastAPI back the decorator that MLflow before 3.2 uses and that newer releases of Starlette removed.
+
+    Such a version of MLflow does not limit Starlette's, so an environment that is built for it today has a newer one.
+    """
+    try:
+        from fastapi import FastAPI
+    except ImportError:  # MLflow before 2.22 serves with Flask
+        return
+    if hasattr(FastAPI, "route"):
+        return
+
+    def route(self: "Any", path: str, methods: "list[str] | None" = None) -> "Any":
+        def add(function: "Any") -> "Any":
+            self.add_route(path, function, methods=methods)
+            return function
+
+        return add
+
+    FastAPI.route = route
+
+
 def limit_threads(threads: "int | None") -> None:
     """Limit the thread pools of BLAS and OpenMP libraries, where threadpoolctl is installed."""
     if threads is None:
@@ -167,6 +189,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
     try:
         from mlflow.pyfunc import scoring_server
 
+        mend_fastapi()
         limit_threads(args.get("threads"))
         model = load_model(args["model"], args.get("model_config"))
         app = scoring_server.init(model)

@@ -73,8 +73,8 @@ def test_a_replica_that_ends_is_replaced(
     os.kill(replica["pid"], signum)
     assert do(deployment["url"], "x").predictions == ["x"]
 
-    def replaced() -> bool:
+    def replaced() -> Any:
         (now,) = client.get_deployment("a")["replicas"]
-        return now["state"] == "RUNNING" and now["restarts"] == 1 and now["pid"] != replica["pid"]
+        return (now["state"], now["restarts"]) == ("RUNNING", 1) and now["pid"] != replica["pid"]
 
     eventually(replaced, "the replica is replaced")

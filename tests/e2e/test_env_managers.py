@@ -8,11 +8,13 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
@@ -125,6 +127,22 @@ def test_an_environment_that_was_cut_off_is_built_again(
     assert do(deployment["url"], "version:sklearn").predictions == ["1.6.1"]
     assert not mark.exists()
     client.delete_deployment("a")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="MLflow 2 needs libraries that have no wheels for 3.13")
+@pytest.mark.parametrize("version", ["2.20.4", "2.22.5"], ids=["flask", "fastapi"])
+def test_a_model_of_an_older_mlflow_is_served_by_it(
+    client: RestaurantDeploymentClient, tmp_path: Path, version: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = save_actor(tmp_path / "actor", [f"mlflow=={version}"])
+    deployment = client.create_deployment("old", str(model))
+    assert do(deployment["url"], "version:mlflow").predictions == [version]
+    (replica,) = deployment["replicas"]
+    client.update_deployment("old", config={"replicas": 2})
+    eventually(lambda: not psutil.pid_exists(replica["pid"]), "the old replica is stopped")
+    client.delete_deployment("old")
 
 
 def _marks(home: Home, env_root: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ def test_no_request_fails_when_replicas_are_killed(home: Home, actor: Path) -> N
             load.wait_for(20)
             victim = client.get_deployment("a")["replicas"][0]["pid"]
             os.kill(victim, signal.SIGKILL)
-            eventually(lambda v=victim: v not in _pids(client) and healthy(client), "the replica is replaced")
+            eventually(partial(_replaced, client, victim), "the replica is replaced")
         load.wait_for(20)
     assert not load.failures()
     assert sum(r["restarts"] for r in client.get_deployment("a")["replicas"]) == 4
+
+
+def _replaced(client: RestaurantDeploymentClient, victim: int) -> bool:
+    return victim not in _pids(client) and healthy(client)
 
 
 def _pids(client: RestaurantDeploymentClient) -> list[int]:
