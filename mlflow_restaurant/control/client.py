@@ -11,18 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import urllib3
 from urllib3.connection import HTTPConnection
 
 from mlflow_restaurant.errors import HomeError, RestaurantError, from_json
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
+from mlflow_restaurant.process.watch import block_until_exit
 
 START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
@@ -294,6 +295,5 @@ def _quoted(name: str) -> str:
 
 def _wait_for_end(records: list[ProcessRecord], timeout_s: float) -> list[ProcessRecord]:
     """Wait for processes to end; returns those that still run."""
-    processes = [p for p in (r.process() for r in records) if p is not None]
-    psutil.wait_procs(processes, timeout=timeout_s)
-    return [r for r in records if r.alive()]
+    deadline = time.monotonic() + timeout_s
+    return [r for r in records if not block_until_exit(r, max(0.0, deadline - time.monotonic()))]

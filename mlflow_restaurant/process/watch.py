@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import sys
+import time
 
 from mlflow_restaurant.process.records import ProcessRecord
 
@@ -28,6 +30,20 @@ async def wait_for_exit(record: ProcessRecord) -> None:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
+
+
+def block_until_exit(record: ProcessRecord, timeout_s: float) -> bool:
+    """Wait, without an event loop, until the process has ended; False when it has not after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    fd = _pidfd(record.pid) if record.alive() else None
+    if fd is not None:
+        try:
+            select.select([fd], [], [], timeout_s if record.alive() else 0)
+        finally:
+            os.close(fd)
+    while record.alive() and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL_S)
+    return not record.alive()
 
 
 def _pidfd(pid: int) -> int | None:

@@ -151,7 +151,7 @@ def mend_fastapi() -> None:
 
         return add
 
-    FastAPI.route = route
+    FastAPI.route = route  # type: ignore[attr-defined,unused-ignore]
 
 
 def limit_threads(threads: "int | None") -> None:
