@@ -351,10 +351,8 @@ class Commands:
     def _clean_cache(self) -> None:
         if self.operations:
             return
-        world = self.controller.world
-        used = {r.artifact.digest for revisions in world.revisions.values() for r in revisions.values()}
         with contextlib.suppress(OSError):
-            clean_cache(self.controller.home.models, used)
+            clean_cache(self.controller.home.models, self.controller.world.digests())
 
 
 def _endpoint_name(request: Request) -> str | None:

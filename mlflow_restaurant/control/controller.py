@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control import planner
@@ -21,16 +21,8 @@ from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Sto
 from mlflow_restaurant.control.replicas import KIND as REPLICA
 from mlflow_restaurant.control.replicas import Replica, append_log, call_replica
 from mlflow_restaurant.control.store import Store
-from mlflow_restaurant.entities import (
-    FULL_TRAFFIC,
-    Deployment,
-    DeploymentRoute,
-    Endpoint,
-    EndpointRoute,
-    Revision,
-    RouteTable,
-    utcnow,
-)
+from mlflow_restaurant.control.world import World
+from mlflow_restaurant.entities import Deployment, ReplicaRoute, Revision, RouteTable, utcnow
 from mlflow_restaurant.errors import Cancelled, DeployFailed, HomeError, RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Launcher
@@ -69,22 +61,6 @@ class Rollout:
             self.done.set_exception(error)
 
 
-@dataclass
-class World:
-    """What should run, as the database has it."""
-
-    deployments: dict[str, Deployment] = field(default_factory=dict)
-    revisions: dict[str, dict[int, Revision]] = field(default_factory=dict)
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, store: Store) -> World:
-        world = cls({d.name: d for d in store.deployments()}, {}, {e.name: e for e in store.endpoints()})
-        for revision in store.revisions():
-            world.revisions.setdefault(revision.deployment, {})[revision.number] = revision
-        return world
-
-
 class Controller:
     """Everything that runs in one home."""
 
@@ -108,10 +84,7 @@ class Controller:
         """Open the port, take over what runs, and go on with what was interrupted."""
         await self.gateways.start()
         await self._adopt_replicas()
-        for name, revisions in self.world.revisions.items():
-            newest = revisions[max(revisions)]
-            if newest.state is RevisionState.PENDING and name in self.world.deployments:
-                self.rollouts[name] = Rollout(newest.number)
+        self.rollouts = {name: Rollout(number) for name, number in self.world.interrupted().items()}
 
     async def run(self) -> None:
         """Plan and act until `stop`."""
@@ -184,14 +157,8 @@ class Controller:
         return [self.wanted_of(name) for name in self.world.deployments]
 
     def wanted_of(self, name: str) -> Wanted:
-        deployment, rollout = self.world.deployments[name], self.rollouts.get(name)
-        revisions = self.world.revisions[name]
-        return Wanted(
-            name,
-            deployment.serving,
-            rollout.target if rollout else None,
-            {number: revision.config.replicas for number, revision in revisions.items()},
-        )
+        rollout = self.rollouts.get(name)
+        return self.world.wanted(name, rollout.target if rollout else None)
 
     async def _step(self) -> None:
         for name, rollout in list(self.rollouts.items()):
@@ -287,7 +254,7 @@ class Controller:
                 "updated_at": utcnow(),
             }
         )
-        endpoint = self._joined(deployment)
+        endpoint = self.world.joined_endpoint(deployment)
         try:
             self.store.save(
                 deployment=deployment,
@@ -300,27 +267,16 @@ class Controller:
             self.rollouts[name] = rollout
             await self._fail(Fail(name, action.revision, e.message))
             return
-        self._remember(deployment, revision)
+        self.world.remember(deployment, revision)
         if endpoint is not None:
             self.world.endpoints[endpoint.name] = endpoint
         if old.serving is not None:
             superseded = self.world.revisions[name][old.serving]
-            self._remember(deployment, superseded.model_copy(update={"state": RevisionState.SUPERSEDED}))
+            self.world.remember(deployment, superseded.model_copy(update={"state": RevisionState.SUPERSEDED}))
         append_log(self.home, name, f"revision {action.revision} serves")
         self._retable()
         self.published = await self.gateways.publish(self.table)
         rollout.finish(None)
-
-    def _joined(self, deployment: Deployment) -> Endpoint | None:
-        """Return the deployment's endpoint, new or changed, if its coming changes it: the first gets all traffic."""
-        if deployment.endpoint is None:
-            return None
-        endpoint = self.world.endpoints.get(deployment.endpoint)
-        if endpoint is not None and endpoint.traffic:
-            return None
-        created = endpoint.created_at if endpoint else utcnow()
-        traffic = {deployment.name: FULL_TRAFFIC}
-        return Endpoint(name=deployment.endpoint, traffic=traffic, created_at=created, updated_at=utcnow())
 
     async def _fail(self, action: Fail) -> None:
         """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
@@ -355,21 +311,15 @@ class Controller:
         deployment = deployment.model_copy(
             update={"state": state, "message": message, "updated_at": utcnow()}
         )
-        self._remember(deployment, failed)
+        self.world.remember(deployment, failed)
         self.store.save(deployment=deployment, revision=failed, note=("failed", action.reason))
 
     # -- changes of what should run, made by commands
 
-    def _remember(self, deployment: Deployment, revision: Revision | None = None) -> None:
-        self.world.deployments[deployment.name] = deployment
-        if revision is not None:
-            self.world.revisions.setdefault(deployment.name, {})[revision.number] = revision
-
     def forget(self, name: str) -> None:
         """Remove a deployment; its replicas are stopped by the loop."""
         self.store.delete_deployment(name)
-        self.world.deployments.pop(name, None)
-        self.world.revisions.pop(name, None)
+        self.world.forget(name)
         self.wake.set()
 
     async def roll_out(self, deployment: Deployment, revision: Revision, progress: Progress) -> None:
@@ -384,7 +334,7 @@ class Controller:
             revision=revision,
             note=("revision", f"revision {revision.number} of {revision.artifact.model_uri}"),
         )
-        self._remember(deployment, revision)
+        self.world.remember(deployment, revision)
         rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future())
         self.rollouts[deployment.name] = rollout
         count = revision.config.replicas
@@ -417,38 +367,17 @@ class Controller:
     # -- routes
 
     def _retable(self) -> None:
-        deployments = {
-            name: self._route(deployment)
-            for name, deployment in self.world.deployments.items()
-            if deployment.serving is not None
-        }
-        endpoints = {
-            name: EndpointRoute(name=name, traffic={d: w for d, w in e.traffic.items() if d in deployments})
-            for name, e in self.world.endpoints.items()
-        }
+        running: dict[tuple[str, int], list[ReplicaRoute]] = {}
+        for replica in self.replicas.values():
+            if replica.state is ReplicaState.RUNNING:
+                key = (replica.revision.deployment, replica.revision.number)
+                running.setdefault(key, []).append(replica.route())
+        deployments = self.world.deployment_routes(running)
+        endpoints = self.world.endpoint_routes(deployments)
         if (deployments, endpoints) != (
             self.table.deployments,
             self.table.endpoints,
         ) or not self.table.version:
+            # Later than every table of an earlier controller, too: a gateway that was adopted ignores older ones.
             version = max(self.table.version + 1, time.time_ns() // 1_000_000)
             self.table = RouteTable(version=version, deployments=deployments, endpoints=endpoints)
-
-    def _route(self, deployment: Deployment) -> DeploymentRoute:
-        assert deployment.serving is not None
-        revision = self.world.revisions[deployment.name][deployment.serving]
-        running = [
-            r.route()
-            for r in self.replicas.values()
-            if r.revision.deployment == deployment.name
-            and r.revision.number == deployment.serving
-            and r.state is ReplicaState.RUNNING
-        ]
-        return DeploymentRoute(
-            name=deployment.name,
-            revision=revision.number,
-            model_version=revision.artifact.model_version,
-            timeout_s=revision.config.timeout_s,
-            max_queue=revision.config.max_queue,
-            max_body_mb=revision.config.max_body_mb,
-            replicas=tuple(running),
-        )

@@ -55,7 +55,8 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     store = Store(home.database)
     store.open()
     controller = Controller(home, settings, store)
-    _sweep_cache(home, controller)
+    with contextlib.suppress(OSError):
+        clean_cache(home.models, controller.world.digests())
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -86,14 +87,6 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
 def _untie(loop: asyncio.AbstractEventLoop, tie: int, ended: asyncio.Event) -> None:
     loop.remove_reader(tie)
     ended.set()
-
-
-def _sweep_cache(home: Home, controller: Controller) -> None:
-    used = {
-        r.artifact.digest for revisions in controller.world.revisions.values() for r in revisions.values()
-    }
-    with contextlib.suppress(OSError):
-        clean_cache(home.models, used)
 
 
 async def _end_forkserver(home: Home) -> None:
