@@ -22,6 +22,7 @@ from mlflow_restaurant.config import HOME_VARIABLE
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest, RestaurantError
 from mlflow_restaurant.home import TARGET, home_of_target
+from mlflow_restaurant.progress import progress_line
 
 FOLLOW_INTERVAL_S = 0.2
 INTERRUPTED = 130
@@ -179,6 +180,19 @@ def history(client: ControlClient, name: str, as_json: bool) -> None:
         click.echo(json.dumps(revisions))
     else:
         tables.console().print(tables.history_table(name, revisions))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--revision", type=click.IntRange(min=1), help="By default the one that served before.")
+@pass_client
+def rollback(client: ControlClient, name: str, revision: int | None) -> None:
+    """Bring an earlier revision of a deployment back, without an interruption, as a new revision."""
+    client.ensure_running()
+    with progress_line(f"Rolling back {name}") as progress:
+        deployment = client.rollback(name, revision, progress)
+    version = f", version {deployment['model_version']}" if deployment["model_version"] else ""
+    click.echo(f"Deployment {name} serves revision {deployment['revision']}{version}.")
 
 
 @main.group()

@@ -40,6 +40,7 @@ def admin_app(commands: Commands, shut_down: Callable[[], None]) -> Starlette:
             Route("/deployments/{name:path}", api.update_deployment, methods=["PATCH"]),
             Route("/deployments/{name:path}", api.delete_deployment, methods=["DELETE"]),
             Route("/history/{name:path}", api.history),
+            Route("/rollbacks/{name:path}", api.rollback, methods=["POST"]),
             Route("/endpoints", api.list_endpoints),
             Route("/endpoints", api.create_endpoint, methods=["POST"]),
             Route("/endpoints/{name:path}", api.get_endpoint),
@@ -81,6 +82,10 @@ class _Api:
     async def delete_deployment(self, request: Request) -> Response:
         await self.commands.delete(_name(request), request.query_params.get("endpoint"))
         return JSONResponse({})
+
+    async def rollback(self, request: Request) -> Response:
+        body = await request.json()
+        return _streamed(lambda progress: self.commands.rollback(_name(request), body["revision"], progress))
 
     async def history(self, request: Request) -> Response:
         return JSONResponse(self.commands.history(_name(request)))

@@ -167,6 +167,9 @@ class ControlClient:
     def update_deployment(self, name: str, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         return self._long("PATCH", f"/deployments/{_quoted(name)}", request, progress)
 
+    def rollback(self, name: str, revision: int | None, progress: Progress) -> dict[str, Any]:
+        return self._long("POST", f"/rollbacks/{_quoted(name)}", {"revision": revision}, progress)
+
     def delete_deployment(self, name: str, endpoint: str | None = None) -> None:
         self._request("DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint})
 

@@ -97,6 +97,29 @@ class Commands:
             )
         return self.get(name)
 
+    async def rollback(self, name: str, number: int | None, progress: Progress) -> dict[str, Any]:
+        """Bring an earlier revision's model and settings back, as a new revision.
+
+        Args:
+            number: the revision to go back to; by default the one that served before the present one.
+        """
+        deployment = self._deployment(name, None)
+        self._refuse_overlap(name)
+        revisions = self.controller.world.revisions[name]
+        old = self._earlier(deployment, number)
+        with self._operation(name):
+            revision = old.model_copy(
+                update={
+                    "number": max(revisions) + 1,
+                    "state": RevisionState.PENDING,
+                    "message": f"as revision {old.number}",
+                    "created_at": utcnow(),
+                }
+            )
+            deployment = deployment.model_copy(update={"updated_at": utcnow()})
+            await self.controller.roll_out(deployment, revision, progress)
+        return self.get(name)
+
     async def delete(self, name: str, endpoint: str | None = None) -> None:
         """Take a deployment out of service; no error when there is none of that name."""
         controller = self.controller
@@ -249,6 +272,22 @@ class Commands:
         if endpoint is not None and deployment.endpoint != endpoint:
             raise DoesNotExist(f"There is no deployment '{name}' in endpoint '{endpoint}'.")
         return deployment
+
+    def _earlier(self, deployment: Deployment, number: int | None) -> Revision:
+        """Return the revision to go back to."""
+        name, revisions = deployment.name, self.controller.world.revisions[deployment.name]
+        if number is None:
+            served = [r for r in revisions.values() if r.state is RevisionState.SUPERSEDED]
+            if not served:
+                raise Conflict(f"Deployment '{name}' has no earlier revision that served.")
+            return max(served, key=lambda r: r.number)
+        if number not in revisions:
+            raise DoesNotExist(
+                f"Deployment '{name}' has no revision {number}; see 'mlflow-restaurant history {name}'."
+            )
+        if number == deployment.serving:
+            raise Conflict(f"Revision {number} of deployment '{name}' serves already.")
+        return revisions[number]
 
     def _endpoint(self, name: str) -> Endpoint:
         endpoint = self.controller.world.endpoints.get(name)

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
+from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 
 from ..support import Load, call, do, eventually, processes_of, records
@@ -92,6 +93,26 @@ def test_update_changes_what_it_names_and_keeps_the_rest(
     assert do(updated["url"], "name", "env:COLOUR").predictions == ["second", "red"]
     history = ControlClient(client.home).history("a")
     assert [(r["revision"], r["state"]) for r in history] == [(2, "SERVING"), (1, "SUPERSEDED")]
+
+
+def test_a_rollback_brings_an_earlier_revision_back(client: RestaurantDeploymentClient, actor: Path) -> None:
+    control = ControlClient(client.home)
+    deployment = client.create_deployment("a", str(actor), config={"replicas": 1})
+    with pytest.raises(RestaurantError, match="no earlier revision"):
+        control.rollback("a", None, print)
+    for name in ("second", "third"):
+        client.update_deployment("a", config={"model_config": f'{{"name": "{name}"}}'})
+    with Load(deployment["url"]).running() as load:
+        back = control.rollback("a", None, print)
+        load.wait_for(5)
+    assert not load.failures()
+    assert back["revision"] == 4
+    assert do(back["url"], "name").predictions == ["second"]
+    assert control.rollback("a", 1, print)["config"]["model_config"] is None
+    assert [r["message"] for r in control.history("a")][:2] == ["as revision 1", "as revision 2"]
+    for number, words in ((5, "serves already"), (9, "no revision 9")):
+        with pytest.raises(RestaurantError, match=words):
+            control.rollback("a", number, print)
 
 
 def test_no_request_fails_during_updates(client: RestaurantDeploymentClient, actor: Path) -> None:

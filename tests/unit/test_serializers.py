@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from mlflow_restaurant import serializers
-from mlflow_restaurant.demo import join_text
+from mlflow_restaurant.emails import join_text
 from mlflow_restaurant.serializers import ALLOW_PICKLE, read_step, write_step
 
 if TYPE_CHECKING:
