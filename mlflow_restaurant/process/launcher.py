@@ -88,6 +88,10 @@ async def _pipe_reader(fd: int) -> asyncio.StreamReader:
     return reader
 
 
+class ForkServerGone(RestaurantError):
+    """The fork server ended before it answered."""
+
+
 class ForkLauncher:
     """Forks jobs from the home's fork server, which it starts when there is none."""
 
@@ -99,6 +103,14 @@ class ForkLauncher:
         self, job: str, args: Mapping[str, Any], *, log: Path, env: Mapping[str, str], title: str
     ) -> Child:
         request = {"job": job, "args": dict(args), "env": dict(env), "title": title}
+        try:
+            return await self._launch(request, log)
+        except (OSError, ForkServerGone):
+            # It ended in this very moment. Should it have forked the job before, that process finds no record of
+            # its own and ends itself.
+            return await self._launch(request, log)
+
+    async def _launch(self, request: Mapping[str, Any], log: Path) -> Child:
         log_fd = open_log(log)
         status_r, status_w = os.pipe()
         try:
@@ -113,7 +125,7 @@ class ForkLauncher:
         answer = await reader.readline()
         if not answer:
             writer.close()
-            raise RestaurantError("The fork server ended before it started a process; try again.")
+            raise ForkServerGone("The fork server ended before it started a process; try again.")
         pid = json.loads(answer)["pid"]
         exited = asyncio.ensure_future(self._exit_code(pid, reader, writer))
         return Child(pid, status, exited)
