@@ -133,7 +133,9 @@ def main() -> None:
     mine, other = (statistics.median(p[i] for p in pairs) for i in (0, 1))
     ratio = statistics.median(a / b for a, b in pairs)
     more = statistics.median(a - b for a, b in pairs)
-    print(f"p50, one caller: {mine:.2f} ms, mlflow models serve {other:.2f} ms: {ratio:.2f} x, {more:+.2f} ms")
+    print(
+        f"p50, one caller: {mine:.2f} ms, mlflow models serve {other:.2f} ms: {ratio:.2f} x, {more:+.2f} ms"
+    )
     print(f"create to first prediction, server running: {statistics.median(running):.2f} s")
     print(f"create to first prediction, from nothing:   {from_nothing:.2f} s")
     print(f"mlflow models serve to first prediction:    {serve_s:.2f} s")

@@ -129,7 +129,9 @@ def test_an_environment_that_was_cut_off_is_built_again(
     client.delete_deployment("a")
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="MLflow 2 needs libraries that have no wheels for 3.13")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="MLflow 2 needs libraries that have no wheels for 3.13"
+)
 @pytest.mark.parametrize("version", ["2.20.4", "2.22.5"], ids=["flask", "fastapi"])
 def test_a_model_of_an_older_mlflow_is_served_by_it(
     client: RestaurantDeploymentClient, tmp_path: Path, version: str
