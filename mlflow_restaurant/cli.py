@@ -20,6 +20,7 @@ from mlflow_restaurant import tables
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.config import HOME_VARIABLE
 from mlflow_restaurant.control.client import ControlClient
+from mlflow_restaurant.entities import check_name
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest, RestaurantError
 from mlflow_restaurant.home import TARGET, home_of_target
 from mlflow_restaurant.progress import progress_line
@@ -136,6 +137,9 @@ def status(client: ControlClient, as_json: bool) -> None:
     click.echo(f"Server {found['url']}, home {found['home']}, version {found['version']}")
     if found["deployments"]:
         tables.console().print(tables.status_table(found["deployments"]))
+        for deployment in found["deployments"]:
+            if deployment["message"]:
+                click.echo(f"{deployment['name']}: {deployment['message']}")
     else:
         click.echo("No deployments yet: mlflow deployments create -t restaurant --name NAME -m MODEL_URI")
 
@@ -149,8 +153,8 @@ def status(client: ControlClient, as_json: bool) -> None:
 @pass_client
 def logs(client: ControlClient, name: str, follow: bool, lines: int) -> None:
     """Print the log of a deployment: its events, errors of requests, and what its replicas print."""
-    path = client.home.deployment_log(name)
-    if not path.is_file() or path.parent.resolve() != path.resolve().parent:
+    path = client.home.deployment_log(check_name(name))
+    if not path.is_file():
         raise DoesNotExist(f"There is no log of a deployment '{name}' in {client.home.logs}.")
     for text in _log_lines(path, lines, follow):
         click.echo(text, nl=False)

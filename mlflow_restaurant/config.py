@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-from mlflow_restaurant.errors import HomeError, InvalidRequest, nearest
+from mlflow_restaurant.errors import HomeError, InvalidRequest, nearest, quoted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,7 +42,7 @@ def _parse_json_object(value: object) -> object:
 
 def _refuse_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a number is needed")
+        raise PydanticCustomError("number_needed", "a number is needed")
     return value
 
 
@@ -121,8 +122,10 @@ class DeploymentConfig(BaseModel):
         values = base.to_dict() if base else {}
         env = dict(values.get("env", {}))
         for key, value in options.items():
+            if not isinstance(key, str):
+                raise InvalidRequest(f"Config keys must be strings, not {quoted(key)}.")
             if key.startswith("env."):
-                env[_env_name(key)] = str(value)
+                env[_env_name(key)] = _env_value(key, value)
             elif key == "env":
                 env = _env_mapping(value)
             else:
@@ -141,6 +144,13 @@ def _env_name(key: str) -> str:
     return name
 
 
+def _env_value(key: str, value: object) -> str:
+    text = str(value)
+    if "\0" in text:
+        raise InvalidRequest(f"Config key '{key}' must not have a NUL character in its value.")
+    return text
+
+
 def _env_mapping(value: object) -> dict[str, str]:
     if isinstance(value, str):
         try:
@@ -151,7 +161,7 @@ def _env_mapping(value: object) -> dict[str, str]:
         raise InvalidRequest(
             "Config key 'env' must be a JSON object of names and values; or write env.NAME=value."
         )
-    return {str(k): str(v) for k, v in value.items()}
+    return {_env_name(f"env.{k}"): _env_value(f"env.{k}", v) for k, v in value.items()}
 
 
 class ServerSettings(BaseModel):
@@ -223,6 +233,7 @@ _REASONS = {
     "int_type": "must be a whole number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
+    "number_needed": "must be a number",
     "finite_number": "must be a finite number",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -238,12 +249,12 @@ def _reason(error: Any) -> str:
     template = _REASONS.get(error["type"])
     if template is None:
         return f"is not allowed ({error['msg']})"
-    return template.format(**error.get("ctx", {}))
+    context = {key: f"{v:g}" if isinstance(v, float) else v for key, v in error.get("ctx", {}).items()}
+    return template.format(**context)
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return quoted(value, 80)
 
 
 def config_table(cls: type[BaseModel]) -> list[tuple[str, str, str]]:

@@ -103,11 +103,14 @@ def run_demo(data: Path | None, keep: bool, home: Path | None, console: Console)
     """
     emails = load_emails(data)
     with _quiet(), ExitStack() as cleanup:
+        # Removed after the server is down: a job of the server may still write to it until then.
+        folder = _store_folder(cleanup)
         home = _prepare_home(home, keep, cleanup)
+        folder = home / "demo" if keep else folder
         _refuse_existing(home)
         console.print(f"Training two versions of a spam filter on {len(emails)} e-mails ...")
         versions = train_versions(emails)
-        numbers = _register_all(versions, _store_folder(home, keep, cleanup), cleanup)
+        numbers = _register_all(versions, folder, cleanup)
         accuracy = {number: version.accuracy for number, version in zip(numbers, versions, strict=True)}
         for number, version in zip(numbers, versions, strict=True):
             console.print(
@@ -316,10 +319,8 @@ def _prepare_home(home: Path | None, keep: bool, cleanup: ExitStack) -> Path:
     return home
 
 
-def _store_folder(home: Path, keep: bool, cleanup: ExitStack) -> Path:
-    """Where the models are registered: in the home if they are to stay."""
-    if keep:
-        return home / "demo"
+def _store_folder(cleanup: ExitStack) -> Path:
+    """Where the models are registered, unless they are to stay."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-restaurant-demo-store-"))
     cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -336,30 +336,31 @@ def run_local(
         flavor: likewise.
         config: likewise.
     """
-    with _until_signalled() as ended, _temporary_server() as home:
+    with _until_signalled() as serving, _temporary_server() as home:
         client = RestaurantDeploymentClient(f"restaurant:{home.path}")
         deployment = client.create_deployment(name, model_uri, flavor, config)
         _say(f"Deployment {name} answers at {deployment['url']}/invocations. Press Ctrl-C to stop.")
-        control = ControlClient(home)
-        while not ended.wait(1.0):
-            if not control.is_running():
-                raise Unavailable("The server ended unexpectedly.")
+        serving.append(True)
+        control, never = ControlClient(home), threading.Event()
+        while control.is_running():
+            never.wait(1.0)
+        raise Unavailable("The server ended unexpectedly.")
 
 
 @contextlib.contextmanager
-def _until_signalled() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event once the block waits, and into ``KeyboardInterrupt`` before."""
-    ended = threading.Event()
+def _until_signalled() -> Iterator[list[bool]]:
+    """Turn SIGINT and SIGTERM into ``KeyboardInterrupt``, which ends the block quietly once it serves."""
+    serving: list[bool] = []
 
     def interrupt(*_: object) -> None:
-        ended.set()
         raise KeyboardInterrupt
 
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield ended
+        yield serving
     except KeyboardInterrupt:
-        pass
+        if not serving:
+            raise
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

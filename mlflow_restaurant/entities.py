@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from mlflow_restaurant.config import DeploymentConfig
-from mlflow_restaurant.errors import InvalidRequest
+from mlflow_restaurant.errors import InvalidRequest, quoted
 from mlflow_restaurant.states import DeploymentState, RevisionState
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
@@ -127,9 +127,8 @@ def check_name(name: object, what: str = "a deployment") -> str:
         InvalidRequest: it is no string, too long, or has a character that is not allowed.
     """
     if not isinstance(name, str) or not NAME_PATTERN.match(name):
-        shown = repr(name if not isinstance(name, str) or len(name) <= 60 else name[:57] + "...")
         raise InvalidRequest(
-            f"{shown} can't be the name of {what}: use 1 to 100 letters, digits, '-', '_' or '.',"
+            f"{quoted(name)} can't be the name of {what}: use 1 to 100 letters, digits, '-', '_' or '.',"
             " beginning and ending with a letter or digit."
         )
     return name

@@ -140,6 +140,18 @@ def from_json(payload: dict[str, str], http_status: int) -> RestaurantError:
     return RestaurantError(message or f"The server answered with status {http_status}.")
 
 
+def one_line(text: object, limit: int = 500) -> str:
+    """Return `text` on one line, and not longer than `limit` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """Return `value` as Python writes it, cut to about `limit` characters: one line, whatever is in it."""
+    shown = repr(value)
+    return shown if len(shown) <= limit else f"{shown[: limit - 4]}...{shown[-1]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known word nearest to `word`, or the list of known words."""
     words = sorted(known)

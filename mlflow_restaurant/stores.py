@@ -34,6 +34,8 @@ NAMED_STORES = ("databricks", "databricks-uc", "uc")
 
 def absolute_uri(uri: str) -> str:
     """Return `uri` with a relative path made absolute: the server runs in another directory."""
+    if not uri:
+        return uri
     if uri.startswith(SQLITE):
         path, mark, query = uri[len(SQLITE) :].partition("?")
         return uri if path.startswith("/") or not path else f"{SQLITE}{Path(path).absolute()}{mark}{query}"

@@ -34,6 +34,7 @@ def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
     table = _table("name", "state", "rev", "version", "replicas", "req/s", "p50 ms", "p95 ms", "errors")
     for column in table.columns[2:]:
         column.justify = "right"
+    _fold_only(table, 0)
     for d in deployments:
         minute = d["last_minute"]
         running = sum(r["state"] == "RUNNING" and r["revision"] == d["revision"] for r in d["replicas"])
@@ -48,8 +49,6 @@ def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
             _shown(minute["p95_ms"]),
             str(minute["errors"]),
         )
-        if d["message"]:
-            table.add_row(Text(f"  {d['message']}", style="dim"))
     return table
 
 
@@ -57,13 +56,14 @@ def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of a deployment's revisions."""
     table = _table("rev", "state", "model", "version", "created", "message")
     table.title = Text(name)
+    _fold_only(table, 2, 5)
     for r in revisions:
         table.add_row(
             str(r["revision"]),
             _state(r["state"]),
             Text(r["model_uri"]),
             _shown(r["model_version"]),
-            r["created_at"],
+            r["created_at"][:19].replace("T", " "),
             Text(r["message"]),
         )
     return table
@@ -83,7 +83,14 @@ def traffic_text(traffic: Mapping[str, float]) -> str:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    return Table(*columns, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _fold_only(table: Table, *flexible: int) -> None:
+    """Let only these columns become narrower than their content; what does not fit goes on in the next line."""
+    for index, column in enumerate(table.columns):
+        column.no_wrap = index not in flexible
+        column.overflow = "fold"
 
 
 def _state(state: str) -> Text:

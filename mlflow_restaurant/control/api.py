@@ -95,17 +95,17 @@ class _Api:
 
     async def create_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(self.commands.create_endpoint(body["name"], body.get("traffic")))
+        return JSONResponse(await self.commands.create_endpoint(body["name"], body.get("traffic")))
 
     async def get_endpoint(self, request: Request) -> Response:
         return JSONResponse(self.commands.get_endpoint(_name(request)))
 
     async def update_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(self.commands.update_endpoint(_name(request), body.get("traffic")))
+        return JSONResponse(await self.commands.update_endpoint(_name(request), body.get("traffic")))
 
     async def delete_endpoint(self, request: Request) -> Response:
-        self.commands.delete_endpoint(_name(request))
+        await self.commands.delete_endpoint(_name(request))
         return JSONResponse({})
 
     async def suspect(self, request: Request) -> Response:

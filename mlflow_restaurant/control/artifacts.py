@@ -5,6 +5,7 @@ A job of the fork server: MLflow's stores are used here and in no other part of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from mlflow_restaurant.errors import one_line
 
 MLMODEL_FILE = "MLmodel"
 REGISTRY_META_FILE = "registered_model_meta"
@@ -46,9 +49,10 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
     try:
         result = _fetch(args, temporary, report)
     except BaseException as e:
-        traceback.print_exc()
         reason, code = _explain(e, args["model_uri"])
         report({"failed": reason, "code": code})
+        with contextlib.suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         return 1
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -194,7 +198,11 @@ def _explain(error: BaseException, uri: str) -> tuple[str, str]:
 
     if isinstance(error, FetchError):
         return str(error), error.code
-    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        text = str(error.args[0][0][-1])  # the first of the files that could not be copied
+    else:
+        text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    text = one_line(text)
     if isinstance(error, MlflowException):
         return f"{uri} can't be fetched: {text}", str(error.error_code)
     if isinstance(error, OSError):

@@ -29,6 +29,7 @@ START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 START_LOCK = "start.lock"
+ANSWER_POLL_S = 0.05
 REPEATABLE = ("GET", "DELETE")
 
 Progress = Callable[[str], None]
@@ -132,6 +133,19 @@ class ControlClient:
         message = json.loads(line)
         if "error" in message:
             raise from_json(message["error"], message["error"]["http_status"])
+        if message.get("already"):
+            self._wait_for_another()
+
+    def _wait_for_another(self) -> None:
+        """Wait for the server that holds the home's lock but does not answer yet."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.is_running():
+            if time.monotonic() > deadline:
+                raise HomeError(
+                    f"Another server of {self.home.path} is there but does not answer; end it with"
+                    " 'mlflow-restaurant down'."
+                )
+            time.sleep(ANSWER_POLL_S)
 
     def down(self) -> bool:
         """Stop the server and every process of the home; False when nothing ran."""

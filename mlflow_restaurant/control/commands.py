@@ -25,7 +25,7 @@ from mlflow_restaurant.entities import (
     plain_weights,
     utcnow,
 )
-from mlflow_restaurant.errors import AlreadyExists, Conflict, DoesNotExist, InvalidRequest
+from mlflow_restaurant.errors import AlreadyExists, Conflict, DoesNotExist, InvalidRequest, one_line, quoted
 from mlflow_restaurant.states import DeploymentState, RevisionState
 
 Request = Mapping[str, Any]
@@ -196,7 +196,7 @@ class Commands:
 
     # -- endpoints
 
-    def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
+    async def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
         """Make an endpoint, with a traffic split or without."""
         check_name(name, "an endpoint")
         if name in self.controller.world.endpoints:
@@ -204,13 +204,13 @@ class Commands:
                 f"Endpoint '{name}' exists already; update or delete it, or choose another name."
             )
         now = utcnow()
-        return self._save_endpoint(Endpoint(name=name, created_at=now, updated_at=now), traffic)
+        return await self._save_endpoint(Endpoint(name=name, created_at=now, updated_at=now), traffic)
 
-    def update_endpoint(self, name: str, traffic: object) -> dict[str, Any]:
+    async def update_endpoint(self, name: str, traffic: object) -> dict[str, Any]:
         """Change the traffic split of an endpoint."""
-        return self._save_endpoint(self._endpoint(name), traffic)
+        return await self._save_endpoint(self._endpoint(name), traffic)
 
-    def delete_endpoint(self, name: str) -> None:
+    async def delete_endpoint(self, name: str) -> None:
         """Remove an endpoint; its deployments stay. No error when there is none of that name."""
         world = self.controller.world
         if name not in world.endpoints:
@@ -220,7 +220,7 @@ class Commands:
         for deployment in list(world.deployments.values()):
             if deployment.endpoint == name:
                 world.deployments[deployment.name] = deployment.model_copy(update={"endpoint": None})
-        self.controller.wake.set()
+        await self.controller.gateways_told()
 
     def get_endpoint(self, name: str) -> dict[str, Any]:
         """Describe an endpoint."""
@@ -267,8 +267,8 @@ class Commands:
     def _deployment(self, name: str, endpoint: str | None) -> Deployment:
         deployment = self.controller.world.deployments.get(name)
         if deployment is None:
-            known = ", ".join(self.controller.world.deployments) or "none"
-            raise DoesNotExist(f"There is no deployment '{str(name)[:100]}' here; known: {known}.")
+            known = one_line(", ".join(self.controller.world.deployments) or "none")
+            raise DoesNotExist(f"There is no deployment {quoted(name)} here; known: {known}.")
         if endpoint is not None and deployment.endpoint != endpoint:
             raise DoesNotExist(f"There is no deployment '{name}' in endpoint '{endpoint}'.")
         return deployment
@@ -292,8 +292,8 @@ class Commands:
     def _endpoint(self, name: str) -> Endpoint:
         endpoint = self.controller.world.endpoints.get(name)
         if endpoint is None:
-            known = ", ".join(self.controller.world.endpoints) or "none"
-            raise DoesNotExist(f"There is no endpoint '{str(name)[:100]}' here; known: {known}.")
+            known = one_line(", ".join(self.controller.world.endpoints) or "none")
+            raise DoesNotExist(f"There is no endpoint {quoted(name)} here; known: {known}.")
         return endpoint
 
     def _state(self, deployment: Deployment) -> tuple[DeploymentState, str]:
@@ -365,9 +365,11 @@ class Commands:
         endpoint = self.controller.world.endpoints.get(deployment.endpoint or "")
         if endpoint is not None and deployment.name in endpoint.traffic:
             traffic = {name: w for name, w in endpoint.traffic.items() if name != deployment.name}
-            self._store_endpoint(endpoint.model_copy(update={"traffic": traffic, "updated_at": utcnow()}))
+            endpoint = endpoint.model_copy(update={"traffic": traffic, "updated_at": utcnow()})
+            self.controller.store.save(endpoint=endpoint)
+            self.controller.world.endpoints[endpoint.name] = endpoint
 
-    def _save_endpoint(self, endpoint: Endpoint, traffic: object) -> dict[str, Any]:
+    async def _save_endpoint(self, endpoint: Endpoint, traffic: object) -> dict[str, Any]:
         weights = parse_traffic(traffic) if traffic not in (None, "") else dict(endpoint.traffic)
         joining = []
         for name in weights:
@@ -376,16 +378,13 @@ class Commands:
                 raise Conflict(f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}' already.")
             if deployment.endpoint is None:
                 joining.append(deployment.model_copy(update={"endpoint": endpoint.name}))
-        self._store_endpoint(endpoint.model_copy(update={"traffic": weights, "updated_at": utcnow()}))
-        for deployment in joining:
-            self.controller.store.save(deployment=deployment)
-            self.controller.world.deployments[deployment.name] = deployment
-        return self.get_endpoint(endpoint.name)
-
-    def _store_endpoint(self, endpoint: Endpoint) -> None:
-        self.controller.store.save(endpoint=endpoint)
+        endpoint = endpoint.model_copy(update={"traffic": weights, "updated_at": utcnow()})
+        self.controller.store.save(endpoint=endpoint, joining=joining)
         self.controller.world.endpoints[endpoint.name] = endpoint
-        self.controller.wake.set()
+        for deployment in joining:
+            self.controller.world.remember(deployment)
+        await self.controller.gateways_told()
+        return self.get_endpoint(endpoint.name)
 
     def _clean_cache(self) -> None:
         if self.operations:

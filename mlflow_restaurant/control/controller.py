@@ -39,6 +39,7 @@ from mlflow_restaurant.states import (
 
 PUSH_RETRY_S = 0.2
 PROBE_TIMEOUT_S = 5.0
+TELL_TIMEOUT_S = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Controller:
         self.table = RouteTable(version=0)
         self.published = False
         self.serving = asyncio.Event()
+        self.untold: list[asyncio.Future[None]] = []
         self.stopping: dict[str, asyncio.Task[None]] = {}
         self.ended = False
 
@@ -169,10 +171,16 @@ class Controller:
             if self._still_applies(action):
                 await self._act(action)
         self._retable()
+        told, self.untold = self.untold, []
         self.published = await self.gateways.publish(self.table)
-        if self.published:
-            self.serving.set()
-            self._stop_drained()
+        if not self.published:
+            self.untold += told
+            return
+        for future in told:
+            if not future.done():
+                future.set_result(None)
+        self.serving.set()
+        self._stop_drained()
 
     def _still_applies(self, action: planner.Action) -> bool:
         """Tell whether what the action is about is still there: a command may have come in between."""
@@ -354,6 +362,13 @@ class Controller:
         """End the replica process named by `key`: a gateway saw that it does not answer."""
         for replica in list(self.replicas.values()):
             replica.suspect(key, reason)
+
+    async def gateways_told(self) -> None:
+        """Wait until every gateway routes by what is wanted now; give up after a while, it will come."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.untold.append(future)
+        self.wake.set()
+        await asyncio.wait([future], timeout=TELL_TIMEOUT_S)
 
     async def replicas_gone(self, names: Iterable[str]) -> None:
         """Wait until no replica of these deployments is left."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import secrets
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.planner import after_death
 from mlflow_restaurant.entities import RouteTable
 from mlflow_restaurant.errors import HomeError
-from mlflow_restaurant.gateway.server import PROMETHEUS_DIRECTORY
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Child, SpawnLauncher
 from mlflow_restaurant.process.records import (
@@ -100,10 +98,6 @@ class GatewayFleet:
         host, port = self.listener.getsockname()[:2]
         return host, port
 
-    @property
-    def metrics(self) -> Path:
-        return self.home.run / "metrics"
-
     async def start(self) -> None:
         """Take over the gateways that run, open the port, and start what is missing.
 
@@ -113,9 +107,6 @@ class GatewayFleet:
         records = [r for r in read_records(self.home.run) if r.kind == KIND]
         alive = [r for r in records if r.alive()]
         self.listener = self._inherited(alive) or self._open()
-        if not alive:
-            shutil.rmtree(self.metrics, ignore_errors=True)
-        self.metrics.mkdir(mode=0o700, exist_ok=True)
         for record in alive:
             self._keep(self._adopted(record))
         for _ in range(self.settings.gateways - len(alive)):
@@ -225,7 +216,7 @@ class GatewayFleet:
             "gateway",
             args,
             log=self.home.server_log,
-            env={PROMETHEUS_DIRECTORY: str(self.metrics)},
+            env={},
             title="mlflow_restaurant gateway",
             pass_fds=[fd],
         )

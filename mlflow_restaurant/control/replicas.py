@@ -18,7 +18,7 @@ import aiohttp
 from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
 from mlflow_restaurant.control.planner import Seen, after_death
 from mlflow_restaurant.entities import ReplicaRoute, Revision
-from mlflow_restaurant.errors import RestaurantError
+from mlflow_restaurant.errors import RestaurantError, one_line
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Child, Launcher, open_log
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
@@ -275,6 +275,8 @@ def _exit_reason(code: int | None) -> str:
 
 def _error_message(body: bytes) -> str:
     try:
-        return str(json.loads(body)["message"]).splitlines()[0]
-    except (ValueError, KeyError, TypeError, IndexError):
-        return body[:200].decode("utf-8", "replace") or "no answer"
+        message = str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = body.decode("utf-8", "replace") or "no answer"
+    # MLflow quotes the whole input before it comes to the reason.
+    return one_line(message.rpartition("\nError: ")[2])

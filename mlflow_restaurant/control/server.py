@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.api import admin_app
@@ -63,8 +64,8 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
         loop.add_signal_handler(signum, ended.set)
     if tie is not None:
         loop.add_reader(tie, _untie, loop, tie, ended)
-    forking = asyncio.ensure_future(controller.jobs.fork.warm())
     await controller.start()
+    forking = asyncio.ensure_future(controller.jobs.fork.warm())
     commands = Commands(controller)
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
@@ -113,7 +114,6 @@ def run(home: Home, ready: Report, tie: int | None = None) -> int:
                 return 0
             asyncio.run(serve(home, ServerSettings.load(home.path), ready, tie))
     except RestaurantError as e:
-        _logger.error("%s", e.message)
         ready({"error": {**e.to_json(), "http_status": e.http_status}})
         return 1
     return 0
@@ -132,7 +132,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s] %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    return run(Home(Path(arguments.home)), reporter(arguments.status_fd), arguments.tie_fd)
+    report = reporter(arguments.status_fd)
+
+    def ready(message: dict[str, Any]) -> None:
+        if "error" in message:
+            _logger.error("%s", message["error"]["message"])
+        report(message)
+
+    return run(Home(Path(arguments.home)), ready, arguments.tie_fd)
 
 
 if __name__ == "__main__":

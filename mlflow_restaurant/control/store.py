@@ -6,7 +6,7 @@ SQLite in WAL mode, behind SQLAlchemy; the schema is brought up to date by order
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from mlflow_restaurant.control.tables import deployments, endpoints, events, revisions
 from mlflow_restaurant.entities import Deployment, Endpoint, Revision, isoformat, utcnow
-from mlflow_restaurant.errors import HomeError
+from mlflow_restaurant.errors import HomeError, one_line
 from mlflow_restaurant.states import RevisionState
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -76,16 +76,20 @@ class Store:
         revision: Revision | None = None,
         superseded: int | None = None,
         endpoint: Endpoint | None = None,
+        joining: Sequence[Deployment] = (),
         note: tuple[str, str] | None = None,
     ) -> None:
         """Write what is given, as one change.
 
         Args:
             deployment: the record to insert or replace; likewise `revision` and `endpoint`.
+            joining: further deployments to replace.
             superseded: number of the deployment's revision that serves no longer.
             note: kind and text of the event to record with the change.
         """
         with self._transaction() as connection:
+            for joined in joining:
+                _replace(connection, deployments, joined.model_dump(mode="json"), joined)
             if endpoint is not None:
                 _replace(connection, endpoints, endpoint.model_dump(mode="json"), endpoint)
             if deployment is not None:
@@ -137,14 +141,14 @@ class Store:
             ) from None
         except OperationalError as e:
             raise HomeError(
-                f"The database {self.database} can't be used: {e.orig}; nothing was changed."
+                f"The database {self.database} can't be used: {one_line(e.orig)}; nothing was changed."
             ) from e
         except DatabaseError as e:
             raise self._damaged(str(e.orig)) from e
 
     def _damaged(self, what: str) -> HomeError:
         return HomeError(
-            f"The database {self.database} is damaged ({what}); restore it from a copy, or move it away to start"
+            f"The database {self.database} is damaged ({one_line(what)}); restore it from a copy, or move it away to start"
             " without deployments."
         )
 

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -55,15 +56,15 @@ class Gateway:
         self,
         log: Callable[[str, str], None],
         suspect: Callable[[str, str, str], None],
-        metrics_directory: str | None,
+        others: Callable[[], Awaitable[list[metrics.Families]]] | None = None,
     ) -> None:
         """
         Args:
             log: adds a text to the log of a deployment.
             suspect: tells the controller of a replica that does not answer: deployment, key, reason.
-            metrics_directory: where the gateways of a home keep their counters.
+            others: asks the other gateways of the home for their metrics.
         """
-        self.log, self.suspect, self.metrics_directory = log, suspect, metrics_directory
+        self.log, self.suspect, self.others = log, suspect, others
         self.table = RouteTable()
         self.dispatchers: dict[str, Dispatcher] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
@@ -83,10 +84,12 @@ class Gateway:
             if name in self.dispatchers:
                 gone += self.dispatchers[name].update(route)
             else:
-                self.dispatchers[name] = Dispatcher(route)
+                dispatcher = self.dispatchers[name] = Dispatcher(route)
+                metrics.WAITING.labels(name).set_function(partial(len, dispatcher.waiting))
         for name in set(self.dispatchers) - set(table.deployments):
             gone += self.dispatchers.pop(name).close()
             self.recent.forget(name)
+            metrics.WAITING.remove(name)
         self.table = table
         self.informed.set()
         for slots in gone:
@@ -127,7 +130,7 @@ class Gateway:
         path: str = scope["raw_path"].decode("latin-1").partition("?")[0]
         address = parse_path(path)
         if address is None:
-            return self._own(scope["method"], path)
+            return await self._own(scope["method"], path)
         route = self.table.deployments[pick(address, self.table, random.random())]
         extra.append((b"x-mlflow-deployment", route.name.encode()))
         if unquote(address.rest) != "/invocations" or scope["method"] != "POST":
@@ -227,7 +230,7 @@ class Gateway:
                 return
             pause_s = PROBE_INTERVAL_S
 
-    def _own(self, method: str, path: str) -> Reply:
+    async def _own(self, method: str, path: str) -> Reply:
         """Answer what is of the gateway itself."""
         if method in ("GET", "HEAD"):
             if path in ("/ping", "/health"):
@@ -235,9 +238,7 @@ class Gateway:
             if path == "/version":
                 return Reply(200, [(b"content-type", b"application/json")], __version__.encode())
             if path == "/metrics":
-                for name, dispatcher in self.dispatchers.items():
-                    metrics.WAITING.labels(name).set(len(dispatcher.waiting))
-                body = metrics.exposition(self.metrics_directory)
+                body = metrics.exposition(await self.others() if self.others else [])
                 return Reply(200, [(b"content-type", metrics.CONTENT_TYPE)], body)
             payload = stock_client.answer(path, self.table)
             if payload is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from mlflow_restaurant.entities import EndpointRoute, RouteTable
-from mlflow_restaurant.errors import DoesNotExist, Unavailable
+from mlflow_restaurant.errors import DoesNotExist, Unavailable, quoted
 
 DEPLOYMENTS = "deployments"
 ENDPOINTS = "endpoints"
@@ -49,11 +49,11 @@ def pick(address: Address, table: RouteTable, draw: float) -> str:
     """
     if address.kind == DEPLOYMENTS:
         if address.name not in table.deployments:
-            raise DoesNotExist(f"There is no deployment '{address.name}' here.")
+            raise DoesNotExist(f"There is no deployment {quoted(address.name)} here.")
         return address.name
     endpoint = table.endpoints.get(address.name)
     if endpoint is None:
-        raise DoesNotExist(f"There is no endpoint '{address.name}' here.")
+        raise DoesNotExist(f"There is no endpoint {quoted(address.name)} here.")
     return split(endpoint, draw)
 
 

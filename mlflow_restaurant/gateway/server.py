@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -19,10 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlflow_restaurant.entities import RouteTable
+from mlflow_restaurant.gateway.metrics import Families, families
 from mlflow_restaurant.process import lease
 from mlflow_restaurant.process.http import HttpServer, bind_unix
 
-PROMETHEUS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+GATEWAY_SOCKETS = "g-*.sock"
+OTHERS_TIMEOUT_S = 1.0
 
 
 def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
@@ -45,9 +46,8 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
 
     listener = socket.socket(fileno=args["fd"])
     controller = ControllerLink(Path(args["admin"]))
-    gateway = Gateway(
-        _log_writer(Path(args["logs"])), controller.suspect, os.environ.get(PROMETHEUS_DIRECTORY)
-    )
+    others = OtherGateways(Path(args["control"]))
+    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, others.metrics)
     public = HttpServer(gateway, args["grace_s"])
     control = HttpServer(control_app(gateway), 1)
     bound = bind_unix(Path(args["control"]))
@@ -98,13 +98,46 @@ def control_app(gateway: Any) -> Starlette:
     async def stats(_: Request) -> Response:
         return JSONResponse(gateway.recent.to_json())
 
+    async def metrics(_: Request) -> Response:
+        return JSONResponse(families())
+
     return Starlette(
         routes=[
             Route("/routes", set_routes, methods=["PUT"]),
             Route("/drain", drain, methods=["POST"]),
             Route("/stats", stats, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
         ]
     )
+
+
+class OtherGateways:
+    """The other gateways of the home, found by their control sockets.
+
+    Args:
+        control: the control socket of this gateway.
+    """
+
+    def __init__(self, control: Path) -> None:
+        self.control = control
+
+    async def metrics(self) -> list[Families]:
+        """Return the metrics of those that answer."""
+        sockets = [s for s in self.control.parent.glob(GATEWAY_SOCKETS) if s != self.control]
+        answers = await asyncio.gather(*map(self._ask, sockets))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, path: Path) -> Families | None:
+        connector = aiohttp.UnixConnector(path=str(path))
+        timeout = aiohttp.ClientTimeout(total=OTHERS_TIMEOUT_S)
+        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get("http://gateway/metrics") as response,
+            ):
+                answer: Families = await response.json()
+                return answer
+        return None
 
 
 class ControllerLink:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from mlflow_restaurant.entities import EndpointRoute, RouteTable
-from mlflow_restaurant.errors import DoesNotExist
+from mlflow_restaurant.errors import DoesNotExist, quoted
 
 PREFIX = "/api/2.0/endpoints"
 ENDPOINT_TYPE = "mlflow/v1/scoring"
@@ -28,7 +28,7 @@ def answer(path: str, table: RouteTable) -> dict[str, Any] | None:
         return None
     name = unquote(path[len(PREFIX) + 1 :].rstrip("/"))
     if name not in table.endpoints:
-        raise DoesNotExist(f"There is no endpoint '{name}' here.")
+        raise DoesNotExist(f"There is no endpoint {quoted(name)} here.")
     return _describe(table.endpoints[name], table)
 
 

@@ -5,6 +5,7 @@ environment (``python app.py ARGUMENTS STATUS_FD``), where neither this package 
 installed. So it imports the standard library at the top, and below only what every environment of a model has.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -195,14 +196,16 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
         app = scoring_server.init(model)
         server = Server(app, bind(args["socket"]), args["grace_s"])
     except BaseException as e:
-        traceback.print_exc()
         report({"failed": f"{type(e).__name__}: {e}"})
+        with contextlib.suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         return EXIT_LOAD_FAILED
 
     def model_exited(e: BaseException) -> None:
-        traceback.print_exception(type(e), e, e.__traceback__)
         report({"exiting": f"the model raised {type(e).__name__}"})
         server.stop(EXIT_MODEL_EXITED)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(type(e), e, e.__traceback__)
 
     guard(model, model_exited)
     report({"ready": True})

@@ -93,8 +93,9 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
         with _locked(Path(args["locks"]) / "environments.lock"):
             activate = _activate(manager, model, Path(args["locks"]))
     except BaseException as e:
-        traceback.print_exc()
         report({"failed": _failure(e, manager, log, before)})
+        with contextlib.suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         return 1
     report({"activate": activate})
     return 0

@@ -173,7 +173,7 @@ class TestDeployment:
                 "timeout_s": st.floats(0, 86_400, exclude_min=True),
                 "max_body_mb": st.floats(0, 2048, exclude_min=True),
                 "startup_timeout_s": st.floats(0, 86_400, exclude_min=True),
-                "env.A": st.text(),
+                "env.A": st.text(st.characters(exclude_characters="\0")),
                 "model_config": st.dictionaries(st.text(), st.integers() | st.text() | st.none()),
             },
         )

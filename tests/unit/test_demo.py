@@ -90,7 +90,7 @@ class TestHome:
         with ExitStack() as cleanup:
             home = demo._prepare_home(None, False, cleanup)
             assert ControlClient(home).is_running()
-            kept_apart = demo._store_folder(home, False, cleanup)
+            kept_apart = demo._store_folder(cleanup)
             assert not kept_apart.is_relative_to(home)
 
         assert not home.exists()
@@ -103,7 +103,7 @@ class TestHome:
 
         with ExitStack() as cleanup:
             home = demo._prepare_home(None, True, cleanup)
-            assert demo._store_folder(home, True, cleanup) == tmp_path / "demo"
+            assert not ControlClient(home).is_running()
 
         assert home == tmp_path
 

@@ -53,10 +53,6 @@ def test_status_without_requests_or_version_shows_dashes() -> None:
     assert rows[-1] == ["spam", "HEALTHY", "2", "–", "1/2", "–", "–", "–", "0"]
 
 
-def test_status_tells_what_is_wrong_on_a_row_of_its_own() -> None:
-    assert "it [red]died" in text(status_table([deployment(message="it [red]died")]))
-
-
 def test_status_of_nothing_is_only_its_head() -> None:
     assert len(cells(status_table([]))) <= 2
 
@@ -74,7 +70,7 @@ def test_names_are_never_read_as_markup() -> None:
 
     assert "/models/[bold]x" in shown
     assert "[/red]" in shown
-    assert "2026-01-01T00:00:00.000Z" in shown
+    assert "2026-01-01 00:00:00" in shown
     assert shown.startswith("spam")
 
 
