@@ -83,7 +83,7 @@ def traffic_text(traffic: Mapping[str, float]) -> str:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(*columns, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=0)
 
 
 def _fold_only(table: Table, *flexible: int) -> None:
