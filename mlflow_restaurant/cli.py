@@ -184,6 +184,9 @@ def history(client: ControlClient, name: str, as_json: bool) -> None:
         click.echo(json.dumps(revisions))
     else:
         tables.console().print(tables.history_table(name, revisions))
+        for revision in revisions:
+            if revision["message"]:
+                click.echo(f"revision {revision['revision']}: {revision['message']}")
 
 
 @main.command()

@@ -54,9 +54,9 @@ def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
 
 def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of a deployment's revisions."""
-    table = _table("rev", "state", "model", "version", "created", "message")
+    table = _table("rev", "state", "model", "version", "created")
     table.title = Text(name)
-    _fold_only(table, 2, 5)
+    _fold_only(table, 2)
     for r in revisions:
         table.add_row(
             str(r["revision"]),
@@ -64,7 +64,6 @@ def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
             Text(r["model_uri"]),
             _shown(r["model_version"]),
             r["created_at"][:19].replace("T", " "),
-            Text(r["message"]),
         )
     return table
 
