@@ -71,6 +71,7 @@ def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
 def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of endpoints."""
     table = _table("endpoint", "traffic", "url")
+    _fold_only(table, 1, 2)
     for e in endpoints:
         table.add_row(Text(e["name"]), Text(traffic_text(e["traffic"])), Text(e["url"]))
     return table
