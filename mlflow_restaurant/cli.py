@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -272,6 +273,8 @@ def demo(ctx: click.Context, data: Path | None, keep: bool, as_json: bool) -> No
     """Train, register, deploy, ask and update a spam filter, and clean up again."""
     from mlflow_restaurant.demo import run_demo
 
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # clean up as after Ctrl-C
+        signal.signal(signum, signal.default_int_handler)
     named = ctx.find_root().get_parameter_source("target") is not click.core.ParameterSource.DEFAULT
     home = ctx.obj.home.path if named or HOME_VARIABLE in os.environ else None
     result = run_demo(data, keep, home, Console(stderr=as_json, highlight=False))

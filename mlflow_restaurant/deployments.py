@@ -284,12 +284,14 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
             if self._url is None:
                 self._url = self._control.status()["url"]
             try:
-                response = requests.post(
-                    f"{self._url}/{path}/invocations",
-                    data=body,
-                    headers={"Content-Type": "application/json"},
-                    timeout=(CONNECT_TIMEOUT_S, None),
-                )
+                with requests.Session() as session:
+                    session.trust_env = False  # the server is on this machine: no proxy
+                    response = session.post(
+                        f"{self._url}/{path}/invocations",
+                        data=body,
+                        headers={"Content-Type": "application/json"},
+                        timeout=(CONNECT_TIMEOUT_S, None),
+                    )
                 break
             except requests.ConnectionError as e:
                 self._url = None
@@ -349,13 +351,13 @@ def run_local(
 
 @contextlib.contextmanager
 def _until_signalled() -> Iterator[list[bool]]:
-    """Turn SIGINT and SIGTERM into ``KeyboardInterrupt``, which ends the block quietly once it serves."""
+    """Turn SIGINT, SIGTERM and SIGHUP into ``KeyboardInterrupt``, which ends the block quietly once it serves."""
     serving: list[bool] = []
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield serving
     except KeyboardInterrupt:

@@ -44,11 +44,15 @@ class Home:
     @property
     def run(self) -> Path:
         """Directory of sockets and process records; a short one elsewhere when the home's path is too long."""
-        inside = self.path / "run"
-        if len(os.fsencode(inside)) + 1 + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
-            return inside
+        if len(os.fsencode(self.records)) + 1 + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
+            return self.records
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         return SHORT_DIRECTORY / f"mlflow-restaurant-{os.getuid()}-{digest}"
+
+    @property
+    def records(self) -> Path:
+        """The run directory as seen from the home: gone with the home, wherever the sockets are."""
+        return self.path / "run"
 
     @property
     def admin_socket(self) -> Path:
@@ -75,11 +79,15 @@ class Home:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_owner(self.path)
-            self.path.chmod(0o700)
+            if self.database.exists() or not any(self.path.iterdir()):
+                self.path.chmod(0o700)  # never of a directory that holds other things too
             for directory in (self.models, self.logs / "deployments"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.run.mkdir(mode=0o700, exist_ok=True)
             _check_owner(self.run)
+            if self.run != self.records and not self.records.exists():
+                self.records.unlink(missing_ok=True)
+                self.records.symlink_to(self.run)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as e:
@@ -90,7 +98,8 @@ class Home:
 
     def remove_run_elsewhere(self) -> None:
         """Remove the run directory, if it lies outside the home."""
-        if self.run.parent != self.path:
+        if self.run != self.records:
+            self.records.unlink(missing_ok=True)
             shutil.rmtree(self.run, ignore_errors=True)
 
 
@@ -106,7 +115,7 @@ def _check_owner(path: Path) -> None:
 def default_home() -> Home:
     """Return ``$MLFLOW_RESTAURANT_HOME``, else ``~/.mlflow-restaurant``."""
     named = os.environ.get(HOME_VARIABLE)
-    return Home(Path(named).expanduser().absolute() if named else Path.home() / ".mlflow-restaurant")
+    return Home((Path(named).expanduser() if named else Path.home() / ".mlflow-restaurant").resolve())
 
 
 def home_of_target(target_uri: str) -> Home:
@@ -124,5 +133,5 @@ def home_of_target(target_uri: str) -> Home:
             f" use '{TARGET}' or '{TARGET}:/absolute/path'."
         )
     if scheme == TARGET and rest.startswith("/"):
-        return Home(Path(rest))
+        return Home(Path(rest).resolve())
     raise InvalidRequest(f"{target_uri!r} is no target: use '{TARGET}' or '{TARGET}:/absolute/path'.")

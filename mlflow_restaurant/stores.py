@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlflow_restaurant.errors import InvalidRequest, quoted
+
 FORWARDED_PREFIXES = (
     "MLFLOW_",
     "AWS_",
@@ -39,7 +41,10 @@ def absolute_uri(uri: str) -> str:
     if uri.startswith(SQLITE):
         path, mark, query = uri[len(SQLITE) :].partition("?")
         return uri if path.startswith("/") or not path else f"{SQLITE}{Path(path).absolute()}{mark}{query}"
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as e:
+        raise InvalidRequest(f"{quoted(uri)} is no URI: {e}.") from None
     if parts.scheme == "file" and not parts.netloc and not parts.path.startswith("/"):
         return Path(parts.path).absolute().as_uri()
     if not parts.scheme:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 
 
 class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -38,7 +39,10 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             return os.environ.get(argument, "")
         if verb == "version":
             return str(__import__(argument).__version__)
+        if verb == "random":
+            return str(np.random.rand())
         if verb == "sleep":
+            print("asleep", flush=True)
             time.sleep(float(argument))
             return argument
         if verb == "raise":

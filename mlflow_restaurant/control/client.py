@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection
 from mlflow_restaurant.errors import HomeError, RestaurantError, from_json
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
-from mlflow_restaurant.process.watch import block_until_exit
+from mlflow_restaurant.process.watch import block_until_exit, signal_group
 
 START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
@@ -163,7 +163,7 @@ class ControlClient:
         left = [r for r in read_records(self.home.run) if r.alive()] if self.home.run.is_dir() else []
         for signum in (signal.SIGTERM, signal.SIGKILL):
             for record in left:
-                record.signal(signum)
+                signal_group(record, signum)
             left = _wait_for_end(left, END_TIMEOUT_S)
         if self.home.run.is_dir():
             for record in read_records(self.home.run):

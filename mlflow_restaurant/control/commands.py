@@ -38,6 +38,7 @@ class Commands:
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self.operations: dict[str, asyncio.Task[Any]] = {}
+        self.deleting: set[str] = set()
 
     # -- deployments
 
@@ -88,13 +89,11 @@ class Commands:
             elif config.env_manager != current.config.env_manager:
                 artifact = await self._with_environment(name, current, config, progress)
             stores = request if request.get("model_uri") else current.model_dump()
-            deployment = deployment.model_copy(
-                update={"endpoint": endpoint or deployment.endpoint, "updated_at": utcnow()}
-            )
+            # As it is now: an endpoint may have come or gone while the model was fetched.
+            deployment = self._deployment(name, None).model_copy(update={"updated_at": utcnow()})
             number = max(self.controller.world.revisions[name]) + 1
-            await self.controller.roll_out(
-                deployment, self._revision(name, number, artifact, config, stores), progress
-            )
+            revision = self._revision(name, number, artifact, config, stores)
+            await self.controller.roll_out(deployment, revision, progress, endpoint)
         return self.get(name)
 
     async def rollback(self, name: str, number: int | None, progress: Progress) -> dict[str, Any]:
@@ -123,24 +122,28 @@ class Commands:
     async def delete(self, name: str, endpoint: str | None = None) -> None:
         """Take a deployment out of service; no error when there is none of that name."""
         controller = self.controller
-        if name not in controller.world.deployments and name not in self.operations:
+        known = controller.world.deployments.get(name)
+        if known is None and name not in self.operations:
             return
+        if endpoint is not None and known is not None and known.endpoint != endpoint:
+            return  # no such deployment in that endpoint, so there is nothing to delete
         for other in controller.world.endpoints.values():
             if other.traffic.get(name):
                 raise Conflict(
                     f"Endpoint '{other.name}' still sends {other.traffic[name]:g} % of its requests to deployment"
                     f" '{name}'; change its traffic or delete the endpoint first."
                 )
-        operation = self.operations.get(name)
-        if operation is not None:
-            operation.cancel()
-            await asyncio.wait([operation])
-        deployment = controller.world.deployments.get(name)
-        if deployment is not None:
-            self._leave_endpoint(deployment)
-            controller.forget(name)
-        await controller.replicas_gone([name])
-        self._clean_cache()
+        await self._overtake(name)
+        with self._operation(name):
+            self.deleting.add(name)
+            try:
+                deployment = controller.world.deployments.get(name)
+                if deployment is not None:
+                    self._leave_endpoint(deployment)
+                    controller.forget(name)
+                await controller.replicas_gone(name)
+            finally:
+                self.deleting.discard(name)
 
     def get(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """Describe a deployment."""
@@ -302,6 +305,14 @@ class Commands:
             return deployment.state, deployment.message
         state, message = deployment_state(wanted, [r.seen() for r in self.controller.replicas.values()])
         return state, message or deployment.message
+
+    async def _overtake(self, name: str) -> None:
+        """Give up what is under way for a deployment; a deletion is waited for."""
+        operation = self.operations.get(name)
+        if operation is not None:
+            if name not in self.deleting:
+                operation.cancel()
+            await asyncio.wait([operation])
 
     def _refuse_overlap(self, name: str) -> None:
         if name in self.operations or name in self.controller.rollouts:

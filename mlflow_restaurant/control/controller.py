@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow_restaurant.config import ServerSettings
@@ -51,6 +50,7 @@ class Rollout:
     target: int
     progress: Progress = lambda _: None
     done: asyncio.Future[None] | None = None
+    endpoint: str | None = None
     cancelled: bool = False
 
     def finish(self, error: RestaurantError | None) -> None:
@@ -245,6 +245,7 @@ class Controller:
         self.stopping.pop(replica.id, None)
         if self.replicas.get(replica.id) is replica:
             del self.replicas[replica.id]
+        replica.gone.set()
         self.wake.set()
 
     async def _promote(self, action: Promote) -> None:
@@ -257,6 +258,7 @@ class Controller:
         deployment = old.model_copy(
             update={
                 "serving": action.revision,
+                "endpoint": rollout.endpoint or old.endpoint,
                 "state": DeploymentState.HEALTHY,
                 "message": "",
                 "updated_at": utcnow(),
@@ -302,7 +304,10 @@ class Controller:
                 self._record_failure(deployment, action)
         except HomeError as e:
             _logger.error("a failed rollout could not be recorded: %s", e)
-        rollout.finish(error)
+            if deployment.serving is None:
+                self.world.forget(name)
+        finally:
+            rollout.finish(error)
 
     def _record_failure(self, deployment: Deployment, action: Fail) -> None:
         name = deployment.name
@@ -328,10 +333,13 @@ class Controller:
         """Remove a deployment; its replicas are stopped by the loop."""
         self.store.delete_deployment(name)
         self.world.forget(name)
+        self.rollouts.pop(name, None)
         self.wake.set()
 
-    async def roll_out(self, deployment: Deployment, revision: Revision, progress: Progress) -> None:
-        """Record a new revision and wait until it serves.
+    async def roll_out(
+        self, deployment: Deployment, revision: Revision, progress: Progress, endpoint: str | None = None
+    ) -> None:
+        """Record a new revision and wait until it serves; then the deployment joins `endpoint`, if one is named.
 
         Raises:
             DeployFailed: it does not come into service; whatever served before still does.
@@ -343,7 +351,7 @@ class Controller:
             note=("revision", f"revision {revision.number} of {revision.artifact.model_uri}"),
         )
         self.world.remember(deployment, revision)
-        rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future())
+        rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future(), endpoint)
         self.rollouts[deployment.name] = rollout
         count = revision.config.replicas
         progress(f"starting {count} replica{'s' if count > 1 else ''} of revision {revision.number}")
@@ -370,14 +378,10 @@ class Controller:
         self.wake.set()
         await asyncio.wait([future], timeout=TELL_TIMEOUT_S)
 
-    async def replicas_gone(self, names: Iterable[str]) -> None:
-        """Wait until no replica of these deployments is left."""
-        gone = set(names)
-        while any(r.revision.deployment in gone for r in self.replicas.values()):
-            tasks = [t for i, t in self.stopping.items() if self.replicas[i].revision.deployment in gone]
-            if tasks:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0.01)
+    async def replicas_gone(self, name: str) -> None:
+        """Wait until the replicas that a deployment has now are gone."""
+        mine = [r for r in self.replicas.values() if r.revision.deployment == name]
+        await asyncio.gather(*(replica.gone.wait() for replica in mine))
 
     # -- routes
 

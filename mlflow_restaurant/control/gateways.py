@@ -208,7 +208,7 @@ class GatewayFleet:
             "control": str(gateway.control),
             "handover": str(gateway.handover),
             "admin": str(self.home.admin_socket),
-            "record": str(record_path(self.home.run, gateway.key)),
+            "record": str(record_path(self.home.records, gateway.key)),
             "logs": str(self.home.logs),
             "grace_s": GRACE_S,
         }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +22,10 @@ from mlflow_restaurant.process.launcher import (
     SpawnLauncher,
     needs_fresh_process,
 )
+from mlflow_restaurant.process.records import record_path, remove_record, write_record
 
 Progress = Callable[[str], None]
+CACHED = re.compile(r"[0-9a-f]{32}|\.tmp-[0-9a-f]{32}")
 
 
 class Jobs:
@@ -73,7 +79,7 @@ class Jobs:
 
     async def _activation(self, revision: Revision, progress: Progress) -> list[str]:
         key = (revision.artifact.digest, revision.artifact.env_manager)
-        if key not in self.activations:
+        if not _is_there(self.activations.get(key)):
             progress(f"preparing the {key[1]} environment")
             args = {
                 "model": str(self.home.models / revision.artifact.digest),
@@ -96,17 +102,29 @@ class Jobs:
         progress: Progress,
     ) -> dict[str, Any]:
         launcher: Launcher = SpawnLauncher() if needs_fresh_process(environ) else self.fork
+        key = f"j-{secrets.token_hex(3)}"
         child = await launcher.launch(
             job,
-            args,
+            {**args, "record": str(record_path(self.home.records, key))},
             log=self.home.deployment_log(deployment),
             env=environ,
             title=f"mlflow_restaurant {job} {deployment}",
         )
         try:
+            with contextlib.suppress(ProcessLookupError):  # it may be done already
+                write_record(self.home.run, "job", key, child.pid)
             return await _last_message(child, progress)
         finally:
             await child.end()
+            remove_record(self.home.run, key)
+
+
+def _is_there(activation: list[str] | None) -> bool:
+    """Tell whether an environment that was built is still where it was."""
+    if activation is None:
+        return False
+    scripts = [words[1] for words in map(shlex.split, activation) if words[0] == "source" and len(words) > 1]
+    return all(Path(script).exists() for script in scripts)
 
 
 async def _last_message(child: Child, progress: Progress) -> dict[str, Any]:
@@ -130,7 +148,7 @@ def _fetch_error(message: Mapping[str, str]) -> RestaurantError:
 
 
 def clean_cache(models: Path, used: set[str]) -> None:
-    """Remove the cached models that no revision uses, and what an interrupted download left."""
+    """Remove the cached models that no revision uses, and what an interrupted download left; nothing else."""
     for path in models.iterdir():
-        if path.name not in used:
+        if CACHED.fullmatch(path.name) and path.name not in used:
             shutil.rmtree(path, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -20,10 +21,12 @@ from mlflow_restaurant.control.planner import Seen, after_death
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError, one_line
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.launcher import Child, Launcher, open_log
+from mlflow_restaurant.process.launcher import Child, Launcher, open_log, sets_threads
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
 from mlflow_restaurant.process.watch import end_process, wait_for_exit
 from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
+
+_logger = logging.getLogger(__name__)
 
 KIND = "replica"
 PROBE_TIMEOUT_S = 5.0
@@ -56,6 +59,7 @@ class Replica:
         self.verify = False
         self.task: asyncio.Task[None] | None = None
         self.started = time.monotonic()
+        self.gone = asyncio.Event()
 
     def seen(self) -> Seen:
         return Seen(
@@ -133,6 +137,9 @@ class Replica:
             reason = self.suspicion or await _last_words(child) or _exit_reason(code)
         except (RestaurantError, OSError) as e:
             reason = str(e)
+        except Exception as e:  # a mistake of ours must not end the supervision
+            _logger.exception("replica %s", self.id)
+            reason = f"{type(e).__name__}: {e}"
         finally:
             if child is not None:
                 await asyncio.shield(child.end())
@@ -147,10 +154,10 @@ class Replica:
         args = {
             "model": str(self.home.models / self.revision.artifact.digest),
             "socket": str(self.socket),
-            "record": str(record_path(self.home.run, self.key)),
+            "record": str(record_path(self.home.records, self.key)),
             "model_config": config.model_config_,
             "grace_s": STOP_GRACE_S,
-            "threads": max(1, (os.cpu_count() or 1) // config.replicas),
+            "threads": None if sets_threads(config.env) else max(1, (os.cpu_count() or 1) // config.replicas),
         }
         child = await launcher.launch(
             "replica",

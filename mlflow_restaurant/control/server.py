@@ -52,12 +52,14 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
         RestaurantError: the database, the port or the home can't be used.
     """
     write_record(home.run, "controller", CONTROLLER_ID, os.getpid())
-    lease.end_with(str(record_path(home.run, CONTROLLER_ID)))
+    lease.end_with(str(record_path(home.records, CONTROLLER_ID)))
+    known = home.database.exists()
     store = Store(home.database)
     store.open()
     controller = Controller(home, settings, store)
-    with contextlib.suppress(OSError):
-        clean_cache(home.models, controller.world.digests())
+    if known:  # the models beside a new database may belong to one that was moved away
+        with contextlib.suppress(OSError):
+            clean_cache(home.models, controller.world.digests())
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -19,8 +19,7 @@ from starlette.routing import Route
 
 from mlflow_restaurant.entities import RouteTable
 from mlflow_restaurant.gateway.metrics import Families, families
-from mlflow_restaurant.process import lease
-from mlflow_restaurant.process.http import HttpServer, bind_unix
+from mlflow_restaurant.process.http import HttpServer, bind_unix, raise_descriptor_limit
 
 GATEWAY_SOCKETS = "g-*.sock"
 OTHERS_TIMEOUT_S = 1.0
@@ -34,9 +33,9 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
             ``grace_s`` (time for what is in flight when asked to stop).
         report: told ``{"ready": true}``.
     """
-    lease.end_with(args["record"])
     import uvloop
 
+    raise_descriptor_limit()
     uvloop.run(_serve(args, report))
     return 0
 

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_restaurant.process.lease import CHECK_INTERVAL_S, Lease
+from mlflow_restaurant.process.lease import CHECK_INTERVAL_S, Lease, end_with
 
 JOBS = {
     "replica": "mlflow_restaurant.replica.app:main",
@@ -49,6 +49,8 @@ PRELOADED = (
 )
 MAX_REQUEST_BYTES = 4 << 20
 RECEIVE_TIMEOUT_S = 5.0
+SINGLE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""Keeps OpenBLAS from starting threads in the fork server; each replica sets its own number."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Report = Callable[[dict[str, Any]], None]
@@ -200,17 +202,21 @@ def run_job(request: dict[str, Any], log_fd: int, status_fd: int) -> int:
     os.dup2(log_fd, 2)
     os.close(log_fd)
     os.environ.update(request.get("env", {}))
+    if "numpy" in sys.modules:  # every fork would draw the same numbers
+        sys.modules["numpy"].random.seed()
     title = request.get("title")
     if title:
         import setproctitle
 
         setproctitle.setproctitle(title)
+    if "record" in request["args"]:
+        end_with(request["args"]["record"])
     return load_job(request["job"])(request["args"], reporter(status_fd))
 
 
 def quiet_environment() -> dict[str, str]:
     """Return the variables that keep MLflow from starting threads and from phoning home."""
-    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "OPENBLAS_NUM_THREADS": "1"}
+    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 def preload() -> None:
@@ -225,6 +231,8 @@ def main() -> int:
     listener = socket.socket(fileno=int(sys.argv[1]))
     os.environ.update(quiet_environment())
     preload()
+    for name in SINGLE_THREAD:  # read when the library was loaded, and not for what jobs start
+        os.environ.pop(name, None)
     if threading.active_count() != 1:
         print(f"fork server: unexpected threads {threading.enumerate()}", file=sys.stderr)  # noqa: T201
     gc.collect()

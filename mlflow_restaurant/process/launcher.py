@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.forkserver import JOBS, quiet_environment
+from mlflow_restaurant.process.forkserver import JOBS, SINGLE_THREAD, quiet_environment
 from mlflow_restaurant.process.records import identify, record_path, write_record
 from mlflow_restaurant.process.watch import wait_for_exit
 
@@ -186,12 +186,12 @@ class ForkLauncher:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(path))
             listener.listen(128)
-            record = record_path(self.home.run, FORKSERVER_ID)
+            record = record_path(self.home.records, FORKSERVER_ID)
             argv = [sys.executable, "-m", "mlflow_restaurant.process.forkserver"]
             process = await start_process(
                 [*argv, str(listener.fileno()), str(record)],
                 log=self.home.server_log,
-                env=quiet_environment(),
+                env={**quiet_environment(), **SINGLE_THREAD},
                 pass_fds=[listener.fileno()],
             )
         write_record(self.home.run, "forkserver", FORKSERVER_ID, process.pid)
@@ -255,7 +255,13 @@ async def start_process(
         os.close(log_fd)
 
 
-FRESH_PROCESS_PREFIXES = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_")
+THREAD_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "GOMP_", "KMP_")
+FRESH_PROCESS_PREFIXES = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "LC_", "LANG", *THREAD_PREFIXES)
+
+
+def sets_threads(env: Mapping[str, str]) -> bool:
+    """Tell whether a variable says how many threads numerical libraries may use."""
+    return any(name.startswith(THREAD_PREFIXES) for name in env)
 
 
 def needs_fresh_process(env: Mapping[str, str]) -> bool:

@@ -17,8 +17,10 @@ def holds(path: str, pid: int) -> bool:
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123  (pathlib would be the only import of its kind)
             record = json.load(file)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
+    except OSError:  # out of descriptors, a disk in trouble: no reason to end
+        return True
     return isinstance(record, dict) and record.get("pid") == pid
 
 
@@ -36,13 +38,16 @@ class Lease:
 
 
 def end_with(path: str) -> None:
-    """Send this process SIGTERM once its record is gone; returns at once."""
+    """Send this process and what it started SIGTERM once its record is gone; returns at once."""
     lease = Lease(path)
 
     def watch() -> None:
         never = threading.Event()
         while not lease.lost():
             never.wait(CHECK_INTERVAL_S)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="lease", daemon=True).start()

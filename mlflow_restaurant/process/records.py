@@ -62,10 +62,12 @@ def write_record(run: Path, kind: str, record_id: str, pid: int, **details: Any)
     """Write the record of a process that runs; a reader sees all of it or nothing.
 
     Raises:
-        OSError: the disk is full or the home is gone.
-        psutil.NoSuchProcess: the process has ended already.
+        OSError: the disk is full, the home is gone, or the process has ended already.
     """
-    created = psutil.Process(pid).create_time()
+    try:
+        created = psutil.Process(pid).create_time()
+    except psutil.Error as e:
+        raise ProcessLookupError(f"process {pid} has ended already") from e
     record = ProcessRecord(
         kind=kind, id=record_id, pid=pid, created=created, version=__version__, details=details
     )

@@ -7,6 +7,7 @@ import os
 import sys
 
 from mlflow_restaurant.process.forkserver import load_job, quiet_environment, reporter
+from mlflow_restaurant.process.lease import end_with
 
 
 def main(argv: list[str]) -> int:
@@ -14,7 +15,10 @@ def main(argv: list[str]) -> int:
     job, arguments, status_fd = argv
     for name, value in quiet_environment().items():
         os.environ.setdefault(name, value)
-    return load_job(job)(json.loads(arguments), reporter(int(status_fd)))
+    args = json.loads(arguments)
+    if "record" in args:
+        end_with(args["record"])
+    return load_job(job)(args, reporter(int(status_fd)))
 
 
 if __name__ == "__main__":

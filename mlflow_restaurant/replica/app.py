@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import traceback
 
 if __package__:
@@ -101,15 +102,19 @@ def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
     return pyfunc.load_model(path, model_config=model_config) if model_config else pyfunc.load_model(path)
 
 
-def guard(model: "Any", on_exit: "Callable[[BaseException], None]") -> None:
+def guard(model: "Any", threads: "int | None", on_exit: "Callable[[BaseException], None]") -> None:
     """Turn ``SystemExit`` and its like from the model into an error of this request, and report them.
 
     MLflow's server would answer nothing from then on, while its ``/ping`` still says 200.
     """
     predict = model.predict
+    limited = threading.local()
 
     @functools.wraps(predict)
     def guarded(*args: "Any", **kwargs: "Any") -> "Any":
+        if not hasattr(limited, "here"):  # OpenMP keeps its limit by thread
+            limited.here = True
+            limit_threads(threads)
         try:
             return predict(*args, **kwargs)
         except Exception:
@@ -184,14 +189,12 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
             ``grace_s`` (time for what is in flight when asked to stop), ``threads`` (of BLAS and OpenMP).
         report: told ``{"ready": true}``, or ``{"failed": reason}`` when the model does not load.
     """
-    lease.end_with(args["record"])
     # The gateway keeps the deadline of each request; MLflow's own must never come first.
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(7 * 24 * 3600)
     try:
         from mlflow.pyfunc import scoring_server
 
         mend_fastapi()
-        limit_threads(args.get("threads"))
         model = load_model(args["model"], args.get("model_config"))
         app = scoring_server.init(model)
         server = Server(app, bind(args["socket"]), args["grace_s"])
@@ -207,7 +210,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
         with contextlib.suppress(OSError):
             traceback.print_exception(type(e), e, e.__traceback__)
 
-    guard(model, model_exited)
+    guard(model, args.get("threads"), model_exited)
     report({"ready": True})
     return server.run()
 
@@ -215,11 +218,13 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
 def run_by_path() -> int:
     """Run with the arguments and the status descriptor of the command line."""
     status_fd = int(sys.argv[2])
+    args = json.loads(sys.argv[1])
+    lease.end_with(args["record"])
 
     def report(message: "dict[str, Any]") -> None:
         os.write(status_fd, (json.dumps(message) + "\n").encode())
 
-    return main(json.loads(sys.argv[1]), report)
+    return main(args, report)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def unsatisfied(model: Path) -> str | None:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python is not None and ".".join(python.split(".")[:2]) != here:
         return f"the model was saved with Python {python}, this is {here}"
-    for requirement in _requirements(model):
-        reason = _missing(requirement)
+    for line in _requirements(model):
+        reason = _missing(line)
         if reason is not None:
             return reason
     return None
@@ -51,22 +51,26 @@ def _python_version(model: Path) -> str | None:
         return None
 
 
-def _requirements(model: Path) -> Iterator[Requirement]:
+def _requirements(model: Path) -> Iterator[str]:
     file = model / REQUIREMENTS_FILE
     if not file.exists():
         return
     from mlflow.utils.requirements_utils import _parse_requirements
 
     for parsed in _parse_requirements(str(file), is_constraint=False):
-        if parsed.is_constraint:
-            continue
-        with contextlib.suppress(InvalidRequirement):
-            requirement = Requirement(parsed.req_str)
-            if requirement.marker is None or requirement.marker.evaluate():
-                yield requirement
+        if not parsed.is_constraint:
+            yield parsed.req_str
 
 
-def _missing(requirement: Requirement) -> str | None:
+def _missing(line: str) -> str | None:
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement:
+        return f"whether {line} is installed can't be told"
+    if requirement.url is not None:
+        return f"whether {line} is installed can't be told"
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None
     try:
         installed = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:

@@ -331,3 +331,81 @@ def test_processes_end_when_their_home_is_deleted(home: Home, actor: Path) -> No
     assert len(running) == 4
     shutil.rmtree(home.path)
     eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in running), "all have ended")
+
+
+def test_what_else_lies_in_a_home_is_left_alone(home: Home, actor: Path) -> None:
+    other = home.path / "models" / "mine"
+    other.mkdir(parents=True)
+    (other / "weights").touch()
+    home.path.chmod(0o755)
+    client = own_client(home)
+    client.create_deployment("a", str(actor))
+    client.delete_deployment("a")
+    assert (other / "weights").exists()
+    assert home.path.stat().st_mode & 0o777 == 0o755
+    assert home.run.stat().st_mode & 0o777 == 0o700
+
+
+def test_models_outlast_a_database_that_is_moved_away_and_back(home: Home, actor: Path) -> None:
+    client, control = own_client(home), ControlClient(home)
+    client.create_deployment("a", str(actor))
+    control.down()
+    away = home.path / "away"
+    away.mkdir()
+    for file in home.path.glob("state.db*"):
+        file.rename(away / file.name)
+    assert client.list_deployments() == []
+    control.down()
+    for file in away.iterdir():
+        file.replace(home.path / file.name)
+    assert client.predict("a", {"do": ["x"]})["predictions"] == ["x"]
+
+
+def test_a_name_is_free_once_its_deployment_is_gone(client: RestaurantDeploymentClient, actor: Path) -> None:
+    deployment = client.create_deployment("a", str(actor))
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(do, deployment["url"], "sleep:3")
+        eventually(lambda: _in_flight(client), "the slow request is on its way")
+        deleting = pool.submit(own_client(client.home).delete_deployment, "a")
+        eventually(lambda: not client.list_deployments(), "the deletion has begun")
+        with pytest.raises(MlflowException, match="exists already"):
+            client.create_deployment("a", str(actor))
+        deleting.result()
+        assert slow.result().status == 200
+    assert client.create_deployment("a", str(actor))["revision"] == 1
+
+
+def _in_flight(client: RestaurantDeploymentClient) -> bool:
+    log = client.home.deployment_log("a")
+    return "asleep" in log.read_text()
+
+
+def test_a_failed_update_does_not_join_an_endpoint(client: RestaurantDeploymentClient, actor: Path) -> None:
+    client.create_deployment("a", str(actor))
+    with pytest.raises(MlflowException):
+        client.update_deployment("a", config={"model_config": '{"at_load": "raise"}'}, endpoint="e")
+    assert client.get_deployment("a")["endpoint"] is None
+    assert client.list_endpoints() == []
+    assert client.update_deployment("a", config={"model_config": "{}"}, endpoint="e")["endpoint"] == "e"
+    assert client.get_endpoint("e")["traffic"] == {"a": 100}
+
+
+def test_a_deployment_of_another_endpoint_is_not_deleted(
+    client: RestaurantDeploymentClient, actor: Path
+) -> None:
+    client.create_deployment("a", str(actor))
+    client.delete_deployment("a", endpoint="other")
+    assert client.get_deployment("a")["state"] == "HEALTHY"
+
+
+def test_replicas_draw_numbers_of_their_own(client: RestaurantDeploymentClient, actor: Path) -> None:
+    urls = [client.create_deployment(name, str(actor))["url"] for name in "ab"]
+    assert len({do(url, "random").predictions[0] for url in urls}) == 2
+
+
+def test_predictions_go_through_no_proxy(
+    client: RestaurantDeploymentClient, actor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_deployment("a", str(actor))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert client.predict("a", {"do": ["x"]})["predictions"] == ["x"]

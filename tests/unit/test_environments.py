@@ -109,3 +109,11 @@ def test_builds_with_a_local_version(
     )
 
     assert (unsatisfied(model(tmp_path, requirement)) is None) == satisfied
+
+
+@pytest.mark.parametrize("line", ["git+https://example.invalid/x.git", "x @ https://example.invalid/x.whl"])
+def test_what_can_not_be_told_is_not_taken_for_installed(tmp_path: Path, line: str) -> None:
+    reason = unsatisfied(model(tmp_path, line))
+
+    assert reason is not None
+    assert "can't be told" in reason

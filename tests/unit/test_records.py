@@ -125,7 +125,7 @@ class TestRecords:
         process = start("pass")
         process.wait(PATIENCE_S)
 
-        with pytest.raises(psutil.NoSuchProcess):
+        with pytest.raises(ProcessLookupError):
             write_record(tmp_path, "x", "a", process.pid)
 
         assert list(tmp_path.iterdir()) == []
