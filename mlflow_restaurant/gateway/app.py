@@ -29,7 +29,14 @@ from mlflow_restaurant.gateway import metrics, stock_client
 from mlflow_restaurant.gateway.answers import Reply, error_reply, mend
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 from mlflow_restaurant.gateway.router import Address, parse_path, pick
-from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed, ConnectionBroken, Headers, Upstream
+from mlflow_restaurant.gateway.upstream import (
+    Answer,
+    ConnectFailed,
+    ConnectionBroken,
+    Headers,
+    Message,
+    Upstream,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -42,6 +49,7 @@ PROBE_INTERVAL_S = 0.1
 SUSPECT_PAUSE_S = 5.0
 WHOLE_TIMEOUT = 0.9
 """Part of `timeout_s` that a replica must have had for a request before it counts as hanging."""
+PING = Message("GET", "/ping", [], b"")
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 
 
@@ -164,34 +172,17 @@ class Gateway:
         dispatcher = self.dispatchers.get(route.name)
         if dispatcher is None:
             raise DoesNotExist(f"Deployment '{route.name}' was deleted.")
+        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+        message = Message(scope["method"], address.rest + query, headers, body)
         deadline = time.monotonic() + route.timeout_s
-        path = address.rest + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
         tries = 0
         while True:
             slots = await dispatcher.acquire(max(0.0, deadline - time.monotonic()))
-            sent = time.monotonic()
             try:
-                answer = await self.upstream.send(
-                    slots.route,
-                    scope["method"],
-                    path,
-                    headers,
-                    body,
-                    max(0.001, deadline - sent),
-                    fresh=tries > 0,
-                )
-            except asyncio.TimeoutError:
-                if time.monotonic() - sent >= WHOLE_TIMEOUT * route.timeout_s:
-                    reason = f"it did not answer within timeout_s={route.timeout_s:g} s"
-                    self._give_up_on(dispatcher, slots, reason)
-                raise DeadlineExceeded(
-                    f"Deployment '{route.name}' did not answer within {route.timeout_s:g} s (timeout_s)."
-                ) from None
+                answer = await self._send_to(dispatcher, slots, message, deadline, fresh=tries > 0)
             except ConnectFailed:
-                self._bench(dispatcher, slots, 0.0)
                 continue
             except ConnectionBroken as e:
-                self._bench(dispatcher, slots, 0.0)
                 tries += 1
                 if tries >= MAX_TRIES:
                     raise Unavailable(
@@ -206,6 +197,23 @@ class Gateway:
             if slots.model_version is not None:
                 extra.append((b"x-mlflow-model-version", slots.model_version.encode()))
             return answer
+
+    async def _send_to(
+        self, dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
+    ) -> Answer:
+        """Send one request to one replica, and bench the replica when that does not go well."""
+        timeout_s, sent = dispatcher.route.timeout_s, time.monotonic()
+        try:
+            return await self.upstream.send(slots.route, message, max(0.001, deadline - sent), fresh=fresh)
+        except asyncio.TimeoutError:
+            if time.monotonic() - sent >= WHOLE_TIMEOUT * timeout_s:
+                self._give_up_on(dispatcher, slots, f"it did not answer within timeout_s={timeout_s:g} s")
+            raise DeadlineExceeded(
+                f"Deployment '{dispatcher.route.name}' did not answer within {timeout_s:g} s (timeout_s)."
+            ) from None
+        except ConnectionBroken:
+            self._bench(dispatcher, slots, 0.0)
+            raise
 
     def _give_up_on(self, dispatcher: Dispatcher, slots: Slots, reason: str) -> None:
         self.suspect(dispatcher.route.name, slots.route.key, reason)
@@ -225,7 +233,7 @@ class Gateway:
             if not dispatcher.has(slots):
                 return
             with contextlib.suppress(ConnectionBroken, asyncio.TimeoutError):
-                await self.upstream.send(slots.route, "GET", "/ping", [], b"", PROBE_TIMEOUT_S, fresh=True)
+                await self.upstream.send(slots.route, PING, PROBE_TIMEOUT_S, fresh=True)
                 dispatcher.recall(slots)
                 return
             pause_s = PROBE_INTERVAL_S

@@ -35,6 +35,16 @@ Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
+class Message:
+    """A request as it goes to a replica; `path` with its query, percent-encoded as the caller sent it."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a replica answered."""
 
@@ -78,20 +88,11 @@ class Upstream:
         return pool
 
     async def send(
-        self,
-        replica: ReplicaRoute,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: bytes,
-        timeout_s: float,
-        *,
-        fresh: bool = False,
+        self, replica: ReplicaRoute, message: Message, timeout_s: float, *, fresh: bool = False
     ) -> Answer:
         """Send one request and return the whole answer.
 
         Args:
-            path: path and query, percent-encoded as the caller sent them.
             fresh: use a new connection; MLflow's server may have closed any of the kept ones.
 
         Raises:
@@ -99,21 +100,17 @@ class Upstream:
             ConnectionBroken: the connection broke before the answer was complete.
             asyncio.TimeoutError: no complete answer within `timeout_s` seconds.
         """
-        forwarded: CIMultiDict[str] = CIMultiDict()
-        for name, value in headers:
-            if name not in NOT_FORWARDED:
-                forwarded.add(name.decode("latin-1"), value.decode("latin-1"))
+        dropped = NOT_RETURNED - {b"content-length"} if message.method == "HEAD" else NOT_RETURNED
         try:
             async with self._pool(replica, fresh).request(
-                method,
-                URL(f"{ORIGIN}{path}", encoded=True),
-                headers=forwarded,
-                data=body if body or method == "POST" else None,
+                message.method,
+                URL(f"{ORIGIN}{message.path}", encoded=True),
+                headers=_forwarded(message.headers),
+                data=message.body if message.body or message.method == "POST" else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
                 content = await response.read()
-                dropped = NOT_RETURNED - {b"content-length"} if method == "HEAD" else NOT_RETURNED
                 returned = [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in dropped]
                 return Answer(response.status, returned, content)
         except asyncio.TimeoutError:
@@ -133,3 +130,11 @@ class Upstream:
         """Close all connections."""
         for key, _ in list(self.pools):
             await self.forget(key)
+
+
+def _forwarded(headers: Headers) -> CIMultiDict[str]:
+    forwarded: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers:
+        if name not in NOT_FORWARDED:
+            forwarded.add(name.decode("latin-1"), value.decode("latin-1"))
+    return forwarded
