@@ -5,6 +5,7 @@ A home has mode 0700: its sockets are the only door to the admin API, and whoeve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -99,7 +100,8 @@ class Home:
     def remove_run_elsewhere(self) -> None:
         """Remove the run directory, if it lies outside the home."""
         if self.run != self.records:
-            self.records.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.records.unlink()
             shutil.rmtree(self.run, ignore_errors=True)
 
 

@@ -29,6 +29,14 @@ FORWARDED = (
     "NO_PROXY",
     "CURL_CA_BUNDLE",
 )
+OF_A_RUN = (
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_ACTIVE_MODEL_ID",
+    "_MLFLOW_ACTIVE_MODEL_ID",
+)
+"""What MLflow sets in a process that logs a run; it means nothing to a server, and may not even be in its store."""
 OWN_PREFIX = "MLFLOW_RESTAURANT_"
 SQLITE = "sqlite:///"
 NAMED_STORES = ("databricks", "databricks-uc", "uc")
@@ -62,5 +70,7 @@ def forwarded_environment(environ: Mapping[str, str] = os.environ) -> dict[str, 
     return {
         name: value
         for name, value in environ.items()
-        if (name.startswith(FORWARDED_PREFIXES) or name in FORWARDED) and not name.startswith(OWN_PREFIX)
+        if (name.startswith(FORWARDED_PREFIXES) or name in FORWARDED)
+        and not name.startswith(OWN_PREFIX)
+        and name not in OF_A_RUN
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from mlflow_restaurant.home import Home
 from .support import temporary_home
 
 ACTOR = Path(__file__).parent / "actor.py"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where the shell that runs them has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

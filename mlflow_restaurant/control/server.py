@@ -33,6 +33,7 @@ from mlflow_restaurant.process.records import (
     write_record,
 )
 from mlflow_restaurant.process.watch import end_process
+from mlflow_restaurant.stores import OF_A_RUN
 
 CONTROLLER_ID = "controller"
 LOCK_FILE = "controller.lock"
@@ -106,6 +107,8 @@ def run(home: Home, ready: Report, tie: int | None = None) -> int:
         ready: told ``{"ready": true}`` once the server answers, or ``{"error": {...}}``.
     """
     os.environ.update(quiet_environment())
+    for name in OF_A_RUN:
+        os.environ.pop(name, None)
     try:
         home.ensure()
         with (home.run / LOCK_FILE).open("w") as lock:

@@ -55,6 +55,7 @@ def env_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("envs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ENV_ROOT", str(root))
+        patch.setenv("MLFLOW_EXPERIMENT_ID", "4711")  # as a process that logs a run has it
         yield root
     shutil.rmtree(root)
 
