@@ -29,7 +29,6 @@ from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
 _logger = logging.getLogger(__name__)
 
 KIND = "replica"
-PROBE_TIMEOUT_S = 5.0
 STOP_GRACE_S = 5.0
 
 

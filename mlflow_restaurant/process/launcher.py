@@ -23,10 +23,9 @@ from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.forkserver import JOBS, SINGLE_THREAD, quiet_environment
 from mlflow_restaurant.process.records import identify, record_path, write_record
-from mlflow_restaurant.process.watch import wait_for_exit
+from mlflow_restaurant.process.watch import KILL_AFTER_S, wait_for_exit
 
 FORKSERVER_ID = "forkserver"
-KILL_AFTER_S = 5.0
 
 
 class Child:
