@@ -12,13 +12,15 @@ from mlflow_restaurant.errors import RestaurantError, Unavailable
 from mlflow_restaurant.gateway.upstream import ORIGIN, Answer, Headers
 
 JSON_TYPE = b"application/json"
+MAX_LOGGED = 2000
+"""Bytes of an error that has no stack trace which go to the log: MLflow may quote the whole input."""
 UNEXPLAINED = (
     "The model's server failed on this request, without saying why: the input or the prediction may be something"
     " that it can't read or write as JSON. The log of the deployment has the details."
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reply:
     """A complete answer to a caller; `log` is for the deployment's log and never sent."""
 
@@ -68,7 +70,8 @@ def _redirected(headers: Headers, prefix: str) -> Headers:
 
 
 def _without_stack_trace(answer: Answer) -> Reply:
-    untouched = Reply(answer.status, answer.headers, answer.body)
+    text = answer.body[:MAX_LOGGED].decode("utf-8", "replace")
+    untouched = Reply(answer.status, answer.headers, answer.body, text)
     if b'"stack_trace"' not in answer.body:
         return untouched
     try:

@@ -3,58 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import random
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, RouteTable
 from mlflow_restaurant.errors import (
     BodyTooLarge,
-    DeadlineExceeded,
     DoesNotExist,
     InvalidRequest,
     RequestTimeout,
     RestaurantError,
-    Unavailable,
 )
 from mlflow_restaurant.gateway import metrics, stock_client
+from mlflow_restaurant.gateway.activity import Activity
 from mlflow_restaurant.gateway.answers import Reply, error_reply, mend
-from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
-from mlflow_restaurant.gateway.router import Address, parse_path, pick
+from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher
+from mlflow_restaurant.gateway.budget import Budget
+from mlflow_restaurant.gateway.calls import Call, Outcome, limit_of, replicas_ended, request_id_of, stamped
+from mlflow_restaurant.gateway.dispatch import Moved, Slots
+from mlflow_restaurant.gateway.router import Address, Caller, Draws, parse_path, pick, pick_side, takes_part
+from mlflow_restaurant.gateway.sender import Sender
+from mlflow_restaurant.gateway.shadow import copied
+from mlflow_restaurant.gateway.sides import Trials
+from mlflow_restaurant.gateway.tracks import Tracks
 from mlflow_restaurant.gateway.upstream import (
     Answer,
     ConnectFailed,
     ConnectionBroken,
     Headers,
     Message,
-    Upstream,
 )
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+T = TypeVar("T")
 
-MEGABYTE = 1 << 20
-MAX_TRIES = 2
-PROBE_TIMEOUT_S = 5.0
-PROBE_INTERVAL_S = 0.1
-SUSPECT_PAUSE_S = 5.0
-WHOLE_TIMEOUT = 0.9
-"""Part of `timeout_s` that a replica must have had for a request before it counts as hanging."""
-PING = Message("GET", "/ping", [], b"")
-REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
+LOGGED = 1 << 18
+"""Bytes of errors of one deployment that are logged in a minute."""
 
 
 class CallerGone(Exception):
-    """The caller closed the connection before its request was complete."""
+    """The caller closed the connection before its request was answered."""
 
 
 class Gateway:
@@ -65,21 +60,27 @@ class Gateway:
         log: Callable[[str, str], None],
         suspect: Callable[[str, str, str], None],
         others: Callable[[], Awaitable[list[metrics.Families]]] | None = None,
+        wake: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """
         Args:
             log: adds a text to the log of a deployment.
             suspect: tells the controller of a replica that does not answer: deployment, key, reason.
             others: asks the other gateways of the home for their metrics.
+            wake: asks the controller to start replicas of a deployment that sleeps.
         """
-        self.log, self.suspect, self.others = log, suspect, others
+        self.log, self.others = log, others
         self.table = RouteTable()
-        self.dispatchers: dict[str, Dispatcher] = {}
         self.leaving: dict[str, asyncio.Task[None]] = {}
-        self.upstream = Upstream()
-        self.probes: set[asyncio.Task[None]] = set()
+        self.sender = Sender(suspect)
+        self.tracks = Tracks(self.sender.send, log)
+        self.trials = Trials()
+        self.upstream, self.probes = self.sender.upstream, self.sender.probes
         self.informed = asyncio.Event()
         self.recent = metrics.Recent()
+        self.budget = Budget(LOGGED, 60)
+        self.draws = Draws()
+        self.activity = Activity(self.tracks, wake)
 
     # -- the controller's side
 
@@ -87,18 +88,17 @@ class Gateway:
         """Route by `table` from now on; an older one than the present is ignored."""
         if table.version < self.table.version:
             return
-        gone: list[Slots] = []
-        for name, route in table.deployments.items():
-            if name in self.dispatchers:
-                gone += self.dispatchers[name].update(route)
-            else:
-                dispatcher = self.dispatchers[name] = Dispatcher(route)
-                metrics.WAITING.labels(name).set_function(partial(len, dispatcher.waiting))
-        for name in set(self.dispatchers) - set(table.deployments):
-            gone += self.dispatchers.pop(name).close()
+        gone = self.tracks.update(table)
+        for name in set(table.deployments) - set(self.table.deployments):
+            metrics.WAITING.labels(name).set_function(partial(self.tracks.waiting, name))
+        for name in set(self.table.deployments) - set(table.deployments):
             self.recent.forget(name)
-            metrics.WAITING.remove(name)
+            self.budget.forget(name)
+            metrics.forget(name)
+        self.trials.update(table)
+        self.activity.update(table)
         self.table = table
+        self.draws.keep({**table.endpoints, **table.deployments})
         self.informed.set()
         for slots in gone:
             self.leaving[slots.route.key] = asyncio.ensure_future(self._let_go(slots))
@@ -122,16 +122,15 @@ class Gateway:
         if scope["type"] != "http":
             return
         headers: Headers = scope["headers"]
-        request_id = _request_id(headers)
-        extra: Headers = [(b"x-request-id", request_id)]
+        extra: Headers = [(b"x-request-id", request_id_of(headers))]
         try:
             reply = await self._answer(scope, receive, headers, extra)
         except CallerGone:
             return
         except RestaurantError as e:
             reply = error_reply(e)
-        if reply.log:
-            self._log_reply(extra, reply)
+        if reply.log and len(extra) > 1:
+            self.log_reply(extra[1][1].decode(), extra[0][1], reply)
         await _send(send, reply, extra, head=scope["method"] == "HEAD")
 
     async def _answer(self, scope: Scope, receive: Receive, headers: Headers, extra: Headers) -> Reply:
@@ -139,104 +138,91 @@ class Gateway:
         address = parse_path(path)
         if address is None:
             return await self._own(scope["method"], path)
-        route = self.table.deployments[pick(address, self.table, random.random())]
+        route = self.route_of(address, Caller(headers, (scope.get("client") or ("",))[0]))
         extra.append((b"x-mlflow-deployment", route.name.encode()))
+        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+        target = address.rest + query
         if unquote(address.rest) != "/invocations" or scope["method"] != "POST":
-            answer = await self._forward(scope, route, address, headers, b"", extra)
+            message = Message(scope["method"], target, headers, b"")
+            answer = await _unless_gone(receive, self._forward(route, message))
             return mend(answer, address.prefix)
         started = time.monotonic()
         status = 499
         try:
             body = await _read_body(receive, headers, route)
-            if not any(name == b"content-type" for name, _ in headers):
-                raise InvalidRequest("The request has no Content-Type; send application/json.")
-            reply = mend(await self._forward(scope, route, address, headers, body, extra), address.prefix)
+            reply = await self._score(route, receive, Message("POST", target, headers, body), address.prefix)
             status = reply.status
         except RestaurantError as e:
             status = e.http_status
             raise
         finally:
-            self._count(route, status, time.monotonic() - started)
+            self.count(route, status, started, time.monotonic())
         return reply
 
-    async def _forward(
-        self,
-        scope: Scope,
-        route: DeploymentRoute,
-        address: Address,
-        headers: Headers,
-        body: bytes,
-        extra: Headers,
-    ) -> Answer:
-        """Send the request to a replica; once more to another when the first breaks the connection."""
-        dispatcher = self.dispatchers.get(route.name)
-        if dispatcher is None:
-            raise DoesNotExist(f"Deployment '{route.name}' was deleted.")
-        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-        message = Message(scope["method"], address.rest + query, headers, body)
+    def route_of(self, address: Address, caller: Caller) -> DeploymentRoute:
+        """Return the route of the revision that a request goes to.
+
+        Raises:
+            DoesNotExist, Unavailable: see `router.pick`.
+        """
+        route = self.table.deployments[pick(address, self.table, caller, self.draws)]
+        return pick_side(route, caller, self.draws) if route.trial is not None else route
+
+    def submit(self, route: DeploymentRoute, call: Call) -> Batcher:
+        """Queue a scoring request; returns the batcher that has it now.
+
+        Raises:
+            RestaurantError: it can't be queued.
+        """
+        if call.content_type is None:
+            raise InvalidRequest("The request has no Content-Type; send application/json.")
+        batcher = self.tracks.of(route).batcher
+        batcher.submit(call)
+        self.activity.note(route, call.started)
+        if route.trial is not None and takes_part(route, self.draws):
+            copied(call, self.trials.trials[route.name], self.tracks.of(route.trial.route).batcher)()
+        return batcher
+
+    async def _score(self, route: DeploymentRoute, receive: Receive, message: Message, prefix: str) -> Reply:
+        """Queue a scoring request and wait for its outcome."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        call = Call(message.headers, message.body, message.path, prefix, partial(_tell, outcome))
+        batcher = self.submit(route, call)
+        try:
+            reply = await _unless_gone(receive, outcome)
+        except (CallerGone, asyncio.CancelledError):
+            batcher.give_up(call)
+            raise
+        if isinstance(reply, RestaurantError):
+            raise reply
+        return reply
+
+    async def _forward(self, route: DeploymentRoute, message: Message) -> Answer:
+        """Send a request that is no scoring to a replica; once more to another when the first breaks the connection."""
         deadline = time.monotonic() + route.timeout_s
         tries = 0
         while True:
-            slots = await dispatcher.acquire(max(0.0, deadline - time.monotonic()))
+            route = self.table.deployments.get(route.name, route)
+            dispatcher = self.tracks.of(route).dispatcher
+            self.activity.note(route, time.monotonic())
             try:
-                answer = await self._send_to(dispatcher, slots, message, deadline, fresh=tries > 0)
+                slots = await dispatcher.acquire(max(0.0, deadline - time.monotonic()))
+            except Moved:
+                continue
+            try:
+                answer = await self.sender.send(dispatcher, slots, message, deadline, fresh=tries > 0)
             except ConnectFailed:
                 continue
             except ConnectionBroken as e:
                 tries += 1
                 if tries >= MAX_TRIES:
-                    raise Unavailable(
-                        f"Two replicas of deployment '{route.name}' ended while they worked on this request"
-                        f" ({e}); the request may be what ends them."
-                    ) from None
-                metrics.RETRIES.labels(route.name).inc()
+                    raise replicas_ended(route.name, e) from None
+                if route.name in self.table.deployments:
+                    metrics.RETRIES.labels(route.name).inc()
                 continue
             finally:
                 dispatcher.release(slots)
-            extra.append((b"x-mlflow-revision", b"%d" % slots.revision))
-            if slots.model_version is not None:
-                extra.append((b"x-mlflow-model-version", slots.model_version.encode()))
-            return answer
-
-    async def _send_to(
-        self, dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
-    ) -> Answer:
-        """Send one request to one replica, and bench the replica when that does not go well."""
-        timeout_s, sent = dispatcher.route.timeout_s, time.monotonic()
-        try:
-            return await self.upstream.send(slots.route, message, max(0.001, deadline - sent), fresh=fresh)
-        except asyncio.TimeoutError:
-            if time.monotonic() - sent >= WHOLE_TIMEOUT * timeout_s:
-                self._give_up_on(dispatcher, slots, f"it did not answer within timeout_s={timeout_s:g} s")
-            raise DeadlineExceeded(
-                f"Deployment '{dispatcher.route.name}' did not answer within {timeout_s:g} s (timeout_s)."
-            ) from None
-        except ConnectionBroken:
-            self._bench(dispatcher, slots, 0.0)
-            raise
-
-    def _give_up_on(self, dispatcher: Dispatcher, slots: Slots, reason: str) -> None:
-        self.suspect(dispatcher.route.name, slots.route.key, reason)
-        self._bench(dispatcher, slots, SUSPECT_PAUSE_S)
-
-    def _bench(self, dispatcher: Dispatcher, slots: Slots, pause_s: float) -> None:
-        """Send a replica nothing until it answers a ping, or the controller takes it out of the table."""
-        if slots.usable:
-            dispatcher.bench(slots)
-            task = asyncio.ensure_future(self._probe(dispatcher, slots, pause_s))
-            self.probes.add(task)
-            task.add_done_callback(self.probes.discard)
-
-    async def _probe(self, dispatcher: Dispatcher, slots: Slots, pause_s: float) -> None:
-        while True:
-            await asyncio.sleep(pause_s)
-            if not dispatcher.has(slots):
-                return
-            with contextlib.suppress(ConnectionBroken, asyncio.TimeoutError):
-                await self.upstream.send(slots.route, PING, PROBE_TIMEOUT_S, fresh=True)
-                dispatcher.recall(slots)
-                return
-            pause_s = PROBE_INTERVAL_S
+            return Answer(answer.status, stamped(answer.headers, route.name, slots), answer.body)
 
     async def _own(self, method: str, path: str) -> Reply:
         """Answer what is of the gateway itself."""
@@ -255,26 +241,56 @@ class Gateway:
             f"There is nothing at {method} {path[:200]}. Predictions: POST /deployments/NAME/invocations."
         )
 
-    def _count(self, route: DeploymentRoute, status: int, took_s: float) -> None:
-        metrics.observe(route.name, route.revision, status, took_s)
-        self.recent.add(route.name, metrics.Sample(time.monotonic(), took_s, status))
+    def count(self, route: DeploymentRoute, status: int, started: float, now: float) -> None:
+        """Count a scoring request; times are on the clock of `time.monotonic`."""
+        if route.name in self.table.deployments:  # what was forgotten must not come back
+            metrics.observe(route.name, route.revision, status, now - started)
+            if self.trials.trials:
+                self.trials.count(route.name, route.revision, status, now - started)
+            self.recent.add(route.name, metrics.Sample(now, now - started, status))
 
-    def _log_reply(self, extra: Headers, reply: Reply) -> None:
-        known = {name: value.decode("latin-1") for name, value in extra}
-        deployment = known.get(b"x-mlflow-deployment")
-        if deployment is not None:
-            self.log(deployment, f"request {known[b'x-request-id']} got status {reply.status}\n{reply.log}")
+    def log_reply(self, deployment: str, request_id: bytes, reply: Reply) -> None:
+        """Write what a replica said of an error, and its caller is not told, to the log of the deployment."""
+        text = f"request {request_id.decode('latin-1')} got status {reply.status}\n{reply.log}"
+        left_out = self.budget.spend(deployment, len(text), time.monotonic())
+        if left_out is None:
+            return
+        if left_out:
+            text = f"{left_out} errors were left out here: they came too fast\n{text}"
+        self.log(deployment, text)
 
 
-def _request_id(headers: Headers) -> bytes:
-    for name, value in headers:
-        if name == b"x-request-id" and REQUEST_ID.match(value):
-            return value
-    return uuid.uuid4().hex.encode()
+def _tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():  # its caller may have gone in this very moment
+        future.set_result(outcome)
+
+
+async def _unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """Return what `work` returns; it is cancelled when the caller hangs up first.
+
+    Raises:
+        CallerGone: the caller hung up.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise CallerGone
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait([working, leaving])
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the caller hangs up; whatever it still sends of its request is dropped."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute) -> bytes:
-    limit = int(route.max_body_mb * MEGABYTE)
+    limit = limit_of(route)
     too_large = BodyTooLarge(
         f"The body is larger than {route.max_body_mb:g} MB, the max_body_mb of deployment '{route.name}'."
     )

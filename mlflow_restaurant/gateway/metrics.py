@@ -7,35 +7,45 @@ Whichever gateway is asked adds up those of all.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 WINDOW_S = 60.0
 KEPT_SAMPLES = 4096
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BUCKETS_SIZE = tuple(2**n for n in range(14))
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 OWN = CollectorRegistry()
-REQUESTS = Counter(
-    "mlflow_restaurant_requests",
-    "Scoring requests answered",
-    ["deployment", "revision", "status"],
-    registry=OWN,
-)
-LATENCY = Histogram(
-    "mlflow_restaurant_request_seconds",
-    "Time to answer a scoring request",
-    ["deployment"],
-    buckets=BUCKETS_S,
-    registry=OWN,
-)
 RETRIES = Counter(
     "mlflow_restaurant_retries", "Requests sent to a second replica", ["deployment"], registry=OWN
+)
+BATCH_REQUESTS = Histogram(
+    "mlflow_restaurant_batch_requests",
+    "Mergeable scoring requests sent to a replica in one call",
+    ["deployment"],
+    buckets=BUCKETS_SIZE,
+    registry=OWN,
+)
+BATCH_ROWS = Histogram(
+    "mlflow_restaurant_batch_rows",
+    "Rows of the mergeable scoring requests sent to a replica in one call",
+    ["deployment"],
+    buckets=BUCKETS_SIZE,
+    registry=OWN,
+)
+RERUNS = Counter(
+    "mlflow_restaurant_batch_reruns",
+    "Merged calls that were run again in parts because they failed",
+    ["deployment"],
+    registry=OWN,
 )
 WAITING = Gauge(
     "mlflow_restaurant_waiting_requests", "Requests waiting for a replica", ["deployment"], registry=OWN
@@ -44,13 +54,64 @@ WAITING = Gauge(
 Families = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One answered request: when (seconds of `time.monotonic`), how long it took (seconds), and its status."""
 
     at: float
     took_s: float
     status: int
+
+
+class Tally:
+    """The answered requests of one revision of a deployment: by status, and by how long they took.
+
+    Plain numbers, for there is one to count for every request: the client library takes a lock for each.
+    """
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+
+    def add(self, status: int, took_s: float) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.buckets[bisect_left(BUCKETS_S, took_s)] += 1
+        self.seconds += took_s
+
+
+class _Tallies(Collector):
+    """The tallies as metrics."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[tuple[str, int], Tally] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "mlflow_restaurant_requests",
+            "Scoring requests answered",
+            labels=["deployment", "revision", "status"],
+        )
+        for (deployment, revision), tally in self.tallies.items():
+            for status, count in tally.statuses.items():
+                requests.add_metric([deployment, str(revision), str(status)], count)
+        yield requests
+        latency = HistogramMetricFamily(
+            "mlflow_restaurant_request_seconds", "Time to answer a scoring request", labels=["deployment"]
+        )
+        for deployment in dict.fromkeys(name for name, _ in self.tallies):
+            own = [tally for (name, _), tally in self.tallies.items() if name == deployment]
+            counts = accumulate(map(sum, zip(*[tally.buckets for tally in own], strict=True)))
+            bounds = [str(bound) for bound in map(float, BUCKETS_S)] + ["+Inf"]
+            latency.add_metric(
+                [deployment],
+                [(bound, float(count)) for bound, count in zip(bounds, counts, strict=True)],
+                sum(tally.seconds for tally in own),
+            )
+        yield latency
+
+
+TALLIES = _Tallies()
+OWN.register(TALLIES)
 
 
 class Recent:
@@ -79,8 +140,24 @@ class Recent:
 
 def observe(deployment: str, revision: int, status: int, took_s: float) -> None:
     """Count one answered request."""
-    REQUESTS.labels(deployment, str(revision), str(status)).inc()
-    LATENCY.labels(deployment).observe(took_s)
+    tally = TALLIES.tallies.get((deployment, revision))
+    if tally is None:
+        tally = TALLIES.tallies[deployment, revision] = Tally()
+    tally.add(status, took_s)
+
+
+def observe_batch(deployment: str, requests: int, rows: int) -> None:
+    """Count one call to a replica with so many mergeable requests, and rows in them."""
+    BATCH_REQUESTS.labels(deployment).observe(requests)
+    BATCH_ROWS.labels(deployment).observe(rows)
+
+
+def forget(deployment: str) -> None:
+    """Drop all that was counted of a deployment that is gone."""
+    for metric in (RETRIES, BATCH_REQUESTS, BATCH_ROWS, RERUNS, WAITING):
+        metric.remove(deployment)
+    for key in [key for key in TALLIES.tallies if key[0] == deployment]:
+        del TALLIES.tallies[key]
 
 
 def families() -> Families:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from mlflow_restaurant.entities import RouteTable
 from mlflow_restaurant.gateway.metrics import Families, families
-from mlflow_restaurant.process.http import HttpServer, bind_unix, raise_descriptor_limit
+from mlflow_restaurant.process.http import KEEP_ALIVE_S, HttpServer, bind_unix, raise_descriptor_limit
 
 GATEWAY_SOCKETS = "g-*.sock"
 OTHERS_TIMEOUT_S = 1.0
@@ -36,18 +37,21 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
     import uvloop
 
     raise_descriptor_limit()
+    # uvicorn warns of each request that it can't read: who sends many would fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     uvloop.run(_serve(args, report))
     return 0
 
 
 async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
     from mlflow_restaurant.gateway.app import Gateway
+    from mlflow_restaurant.gateway.lane import Lane
 
     listener = socket.socket(fileno=args["fd"])
     controller = ControllerLink(Path(args["admin"]))
     others = OtherGateways(Path(args["control"]))
-    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, others.metrics)
-    public = HttpServer(gateway, args["grace_s"])
+    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, others.metrics, controller.wake)
+    public = HttpServer(gateway, args["grace_s"], Lane(gateway, KEEP_ALIVE_S).connect)
     control = HttpServer(control_app(gateway), 1)
     bound = bind_unix(Path(args["control"]))
     handover = asyncio.ensure_future(hand_over(bind_unix(Path(args["handover"])), listener))
@@ -97,6 +101,12 @@ def control_app(gateway: Any) -> Starlette:
     async def stats(_: Request) -> Response:
         return JSONResponse(gateway.recent.to_json())
 
+    async def trials(_: Request) -> Response:
+        return JSONResponse(gateway.trials.to_json())
+
+    async def activity(_: Request) -> Response:
+        return JSONResponse(gateway.activity.to_json())
+
     async def metrics(_: Request) -> Response:
         return JSONResponse(families())
 
@@ -105,6 +115,8 @@ def control_app(gateway: Any) -> Starlette:
             Route("/routes", set_routes, methods=["PUT"]),
             Route("/drain", drain, methods=["POST"]),
             Route("/stats", stats, methods=["GET"]),
+            Route("/trials", trials, methods=["GET"]),
+            Route("/activity", activity, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
         ]
     )
@@ -153,11 +165,18 @@ class ControllerLink:
         task.add_done_callback(self.tasks.discard)
 
     async def _suspect(self, message: dict[str, str]) -> None:
+        await self._tell("/suspects", message)
+
+    async def wake(self, deployment: str) -> None:
+        """Ask for replicas of a deployment that sleeps."""
+        await self._tell("/wakes", {"deployment": deployment})
+
+    async def _tell(self, path: str, message: dict[str, str]) -> None:
         if self.session is None:
             connector = aiohttp.UnixConnector(path=str(self.admin))
             self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
-            async with self.session.post("http://controller/suspects", json=message):
+            async with self.session.post(f"http://controller{path}", json=message):
                 pass
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mlflow_restaurant.process.lease import CHECK_INTERVAL_S, Lease, end_with
@@ -38,19 +39,32 @@ PRELOADED = (
     "mlflow.sklearn",
     "mlflow.store.artifact.models_artifact_repo",
     "mlflow.store.artifact.runs_artifact_repo",
+    "mlflow.tracing.processor.base_mlflow",
     "mlflow.utils.proto_json_utils",
     "fastapi.responses",
     "pandas",
+    "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "skops.io",
     "sklearn.pipeline",
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+    "mlflow_restaurant.control.artifacts",
+    "mlflow_restaurant.replica.app",
+    "mlflow_restaurant.replica.environments",
+    "mlflow_restaurant.replica.serving",
 )
+WARM_UP = "mlflow_restaurant.replica.warm:warm_up"
+"""Called once before the first fork: what each replica would otherwise do after it."""
 MAX_REQUEST_BYTES = 4 << 20
 RECEIVE_TIMEOUT_S = 5.0
 SINGLE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """Keeps OpenBLAS from starting threads in the fork server; each replica sets its own number."""
+THREADS_SAFE_TO_FORK = {"jemalloc_bg_thd"}
+"""pyarrow's allocator stops and restarts this one around a fork by itself."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Report = Callable[[dict[str, Any]], None]
@@ -70,9 +84,13 @@ def reporter(status_fd: int) -> Report:
 
 def load_job(name: str) -> Callable[[dict[str, Any], Report], int]:
     """Return the function of a job; it takes its arguments and a reporter and returns an exit status."""
-    module, _, function = JOBS[name].partition(":")
-    job: Callable[[dict[str, Any], Report], int] = getattr(importlib.import_module(module), function)
+    job: Callable[[dict[str, Any], Report], int] = _named(JOBS[name])
     return job
+
+
+def _named(function: str) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class ForkServer:
@@ -116,6 +134,11 @@ class ForkServer:
         try:
             request, fds = receive_request(connection)
         except (OSError, ValueError):
+            connection.close()
+            return
+        if is_gone(connection):  # while the request waited, as at the start: nobody would end the job
+            for fd in fds:
+                os.close(fd)
             connection.close()
             return
         # A signal that comes before the child has left this process's handlers waits until it has.
@@ -165,6 +188,19 @@ class ForkServer:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+
+def is_gone(connection: socket.socket) -> bool:
+    """Tell whether the client has closed the connection."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.settimeout(RECEIVE_TIMEOUT_S)
 
 
 def receive_request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -220,10 +256,23 @@ def quiet_environment() -> dict[str, str]:
 
 
 def preload() -> None:
-    """Import what most jobs need; what is missing is skipped."""
+    """Import and prepare what most jobs need; what is missing is skipped."""
     for module in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    _named(WARM_UP)()
+
+
+def unexpected_threads() -> list[str]:
+    """Return the names of threads, Python's or a library's, that a fork would cut off in the middle of something."""
+    main = threading.main_thread()
+    names = [thread.name for thread in threading.enumerate() if thread is not main]
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir():  # Linux
+        known = {str(thread.native_id) for thread in threading.enumerate()}
+        others = [task for task in tasks.iterdir() if task.name not in known]
+        names += [(task / "comm").read_text().strip() for task in others]
+    return [name for name in names if name not in THREADS_SAFE_TO_FORK]
 
 
 def main() -> int:
@@ -233,8 +282,8 @@ def main() -> int:
     preload()
     for name in SINGLE_THREAD:  # read when the library was loaded, and not for what jobs start
         os.environ.pop(name, None)
-    if threading.active_count() != 1:
-        print(f"fork server: unexpected threads {threading.enumerate()}", file=sys.stderr)  # noqa: T201
+    if unexpected := unexpected_threads():
+        print(f"fork server: unexpected threads {unexpected}", file=sys.stderr)  # noqa: T201
     gc.collect()
     gc.freeze()
     ForkServer(listener, Lease(sys.argv[2])).run()

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -17,13 +17,22 @@ KEEP_ALIVE_S = 75
 
 
 class HttpServer(uvicorn.Server):
-    """A uvicorn server; `ready` is set once it accepts connections."""
+    """A uvicorn server; `ready` is set once it accepts connections.
 
-    def __init__(self, app: Any, grace_s: float) -> None:
+    Args:
+        app: the ASGI application.
+        grace_s: time for what is in flight when asked to stop.
+        connect: makes the protocol of a connection, from what uvicorn gives it; by default uvicorn's own.
+    """
+
+    def __init__(
+        self, app: Any, grace_s: float, connect: Callable[..., asyncio.Protocol] | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=cast(Any, connect or "httptools"),
+                proxy_headers=False,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

@@ -121,7 +121,11 @@ class ForkLauncher:
             os.close(log_fd)
             os.close(status_w)
         status = await _pipe_reader(status_r)
-        answer = await reader.readline()
+        try:
+            answer = await reader.readline()
+        except asyncio.CancelledError:
+            writer.close()  # tells the fork server not to start it any more
+            raise
         if not answer:
             writer.close()
             raise ForkServerGone("The fork server ended before it started a process; try again.")

@@ -1,10 +1,13 @@
 """A replica: MLflow's scoring application for one model, on a unix socket.
 
+Within this package's own environment `fast` shortens the way of the commonest requests through it.
+
 This file runs in two ways: as a job forked from the fork server, and by its path with the Python of the model's own
 environment (``python app.py ARGUMENTS STATUS_FD``), where neither this package nor this version of MLflow need be
 installed. So it imports the standard library at the top, and below only what every environment of a model has.
 """
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 24 * 3600
+SHORTCUTS_VARIABLE = "RESTAURANT_SHORTCUTS"
+"""``-C env.RESTAURANT_SHORTCUTS=off`` lets MLflow's application answer everything."""
 EXIT_LOAD_FAILED = 3
 EXIT_MODEL_EXITED = 4
 
@@ -44,6 +49,7 @@ class Server:
 
     def __init__(self, app: "Any", bound: socket.socket, grace_s: float) -> None:
         self.app, self.bound, self.grace_s = app, bound, grace_s
+        self.answer: Any = getattr(app, "answer", None)  # of `serving.Scoring`
         self.exit_code = 0
         self.uvicorn: Any = None
 
@@ -58,11 +64,39 @@ class Server:
         self.exit_code = exit_code
         if self.uvicorn is not None:
             self.uvicorn.should_exit = True
+            self.uvicorn.wake()
         else:
             os.kill(os.getpid(), 15)
 
     def _run_asgi(self) -> None:
         import uvicorn
+
+        bound, answer = self.bound, self.answer
+
+        class Quiet(uvicorn.Server):
+            """Waits for its end; the original looks ten times a second, also when nobody asks for predictions."""
+
+            async def main_loop(self) -> None:
+                self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
+                accepting = self.loop.create_task(accept(self))
+                if not self.should_exit:
+                    await self.ended.wait()
+                accepting.cancel()
+
+            def handle_exit(self, sig: int, frame: "Any") -> None:
+                super().handle_exit(sig, frame)
+                self.wake()
+
+            def wake(self) -> None:
+                if hasattr(self, "ended"):
+                    self.loop.call_soon_threadsafe(self.ended.set)
+
+        async def accept(server: uvicorn.Server) -> None:
+            """Give each connection a thread that scores what it can; without shortcuts, all is uvicorn's."""
+            if answer is not None:
+                from mlflow_restaurant.replica import direct
+
+                await direct.Listener(bound, answer, server).accept()
 
         config = uvicorn.Config(
             with_raw_headers(self.app),
@@ -73,8 +107,8 @@ class Server:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(self.grace_s) + 1,
         )
-        self.uvicorn = uvicorn.Server(config)
-        self.uvicorn.run(sockets=[self.bound])
+        self.uvicorn = Quiet(config)
+        self.uvicorn.run(sockets=[bound] if answer is None else [])
 
     def _run_wsgi(self) -> None:
         """Serve the Flask application of MLflow 2, with the server that MLflow 2 brings."""
@@ -102,28 +136,58 @@ def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
     return pyfunc.load_model(path, model_config=model_config) if model_config else pyfunc.load_model(path)
 
 
-def guard(model: "Any", threads: "int | None", on_exit: "Callable[[BaseException], None]") -> None:
-    """Turn ``SystemExit`` and its like from the model into an error of this request, and report them.
+class Guard:
+    """Turns ``SystemExit`` and its like from the model into an error of this request, and reports them to `on_exit`.
 
     MLflow's server would answer nothing from then on, while its ``/ping`` still says 200.
     """
-    predict = model.predict
-    limited = threading.local()
 
-    @functools.wraps(predict)
-    def guarded(*args: "Any", **kwargs: "Any") -> "Any":
-        if not hasattr(limited, "here"):  # OpenMP keeps its limit by thread
-            limited.here = True
-            limit_threads(threads)
-        try:
-            return predict(*args, **kwargs)
-        except Exception:
-            raise
-        except BaseException as e:
-            on_exit(e)
-            raise ModelExited(f"the model raised {type(e).__name__}") from e
+    def __init__(self, threads: "int | None") -> None:
+        self.threads = threads
+        self.limited = threading.local()
+        self.on_exit: Callable[[BaseException], None] = lambda e: None
 
-    model.predict = guarded
+    def guard(self, caller: "Any") -> None:
+        """Guard all that goes through ``caller.predict``."""
+        predict = caller.predict
+
+        @functools.wraps(predict)
+        def guarded(*args: "Any", **kwargs: "Any") -> "Any":
+            if not hasattr(self.limited, "here"):  # OpenMP keeps its limit by thread
+                self.limited.here = True
+                limit_threads(self.threads)
+            try:
+                return predict(*args, **kwargs)
+            except Exception as e:
+                print_step_error(e.__cause__)
+                raise
+            except BaseException as e:
+                self.on_exit(e)
+                raise ModelExited(f"the model raised {type(e).__name__}") from e
+
+        caller.predict = guarded
+
+
+def with_shortcuts(app: "Any", model: "Any", guard: Guard) -> "Any":
+    """Put the shortcuts in front of MLflow's application, where there are any for this model."""
+    if not __package__ or os.environ.get(SHORTCUTS_VARIABLE) == "off":
+        return app
+    try:
+        from mlflow_restaurant.replica import fast, serving
+    except ImportError:  # a name that this MLflow doesn't have
+        return app
+    shortcuts = fast.shortcuts(model)
+    if shortcuts is None:
+        return app
+    guard.guard(shortcuts)
+    return serving.Scoring(app, shortcuts)
+
+
+def print_step_error(error: "BaseException | None") -> None:
+    """Print the stack trace of a failed step of a bundle: MLflow's server drops it, for it is told in a sentence."""
+    if error is not None and type(error).__name__ == "StepError":
+        with contextlib.suppress(OSError):  # the disk may be full
+            traceback.print_exception(type(error), error, error.__traceback__)
 
 
 def with_raw_headers(app: "Any") -> "Any":
@@ -196,7 +260,10 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
 
         mend_fastapi()
         model = load_model(args["model"], args.get("model_config"))
-        app = scoring_server.init(model)
+        limit_threads(args.get("threads"))
+        guard = Guard(args.get("threads"))
+        guard.guard(model)
+        app = with_shortcuts(scoring_server.init(model), model, guard)
         server = Server(app, bind(args["socket"]), args["grace_s"])
     except BaseException as e:
         report({"failed": f"{type(e).__name__}: {e}"})
@@ -210,7 +277,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
         with contextlib.suppress(OSError):
             traceback.print_exception(type(e), e, e.__traceback__)
 
-    guard(model, args.get("threads"), model_exited)
+    guard.on_exit = model_exited
     report({"ready": True})
     return server.run()
 

@@ -1,0 +1,143 @@
+"""Which scoring requests wait, and which of them go to a replica next. Pure: calls and a clock in, batches out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from mlflow_restaurant.entities import BatchRoute
+from mlflow_restaurant.gateway.calls import Batch, Call
+from mlflow_restaurant.gateway.scoring import Reader
+
+MAX_BATCH_BYTES = 1 << 20
+
+Group = dict[Call, None]
+
+
+class Queue:
+    """The waiting calls: those that can be merged in groups, each of the others alone, all in order of arrival.
+
+    What failed in a batch goes before all others; it has waited before.
+    """
+
+    def __init__(self) -> None:
+        self.reader: Reader | None = None
+        self.max_rows, self.wait_s = 1, 0.0
+        self.groups: dict[object, Group] = {}
+        self.again: deque[Batch] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Call]:
+        for batch in self.again:
+            yield from batch.calls
+        for group in self.groups.values():
+            yield from group
+
+    def read_by(self, batch: BatchRoute | None) -> None:
+        """Merge by these rules from now on, also what waits already; None merges nothing."""
+        self.reader = None if batch is None else Reader(batch)
+        self.max_rows, self.wait_s = (1, 0.0) if batch is None else (batch.max_rows, batch.wait_ms / 1000)
+        for call in self.clear():
+            self.add(call)
+
+    def clear(self) -> list[Call]:
+        """Take out all calls."""
+        calls = list(self)
+        self.groups.clear()
+        self.again.clear()
+        self.size = 0
+        return calls
+
+    def add(self, call: Call) -> None:
+        """Let a call wait for its turn."""
+        call.part = part = (
+            self.reader.parse(call.body) if self.reader is not None and call.is_mergeable() else None
+        )
+        call.key = part.kind if part is not None else call
+        group = self.groups.get(call.key)
+        if group is None:
+            self.groups[call.key] = {call: None}
+        else:
+            group[call] = None
+        self.size += 1
+
+    def remove(self, call: Call) -> bool:
+        """Take a call out of the queue; False when it was not there."""
+        group = self.groups.get(call.key, {})
+        if call in group:
+            del group[call]
+            if not group:
+                del self.groups[call.key]
+        else:
+            batch = next((batch for batch in self.again if call in batch.calls), None)
+            if batch is None:
+                return False
+            batch.calls.remove(call)
+            if not batch.calls:
+                self.again.remove(batch)
+        self.size -= 1
+        return True
+
+    def put_back(self, *batches: Batch) -> None:
+        """Let these batches be the next, in this order; calls that nobody waits for are left out."""
+        for batch in reversed(batches):
+            calls = batch.waiting()
+            if len(calls) > 1 and batch.reader is not self.reader:
+                for call in calls:
+                    self.add(call)
+            elif calls:
+                batch.calls = calls
+                self.again.appendleft(batch)
+                self.size += len(calls)
+
+    def next(self, now: float) -> Batch | float | None:
+        """Take the batch whose turn it is.
+
+        Args:
+            now: on the clock of `Call.started`, in seconds.
+
+        Returns:
+            the batch; or the moment when there will be one, when all that is there may wait for more rows; or None.
+        """
+        if self.again:
+            batch = self.again.popleft()
+            self.size -= len(batch.calls)
+            return batch
+        key = due = None
+        if self.wait_s <= 0:
+            key = next(iter(self.groups), None)
+        else:
+            key, due = self._ripe(now)
+        return due if key is None else self._take(key)
+
+    def _ripe(self, now: float) -> tuple[object | None, float | None]:
+        """Return the oldest group that need not wait, or None and the moment until which the first one may."""
+        first_due: float | None = None
+        for key, group in self.groups.items():
+            oldest = next(iter(group))
+            due = oldest.started + self.wait_s
+            rows = sum(call.part.count for call in group if call.part is not None)
+            if oldest.part is None or due <= now or rows >= self.max_rows:
+                return key, None
+            first_due = due if first_due is None else min(first_due, due)
+        return None, first_due
+
+    def _take(self, key: object) -> Batch:
+        """Take as many calls of a group as fit into one request; the rest goes behind the other groups."""
+        group = self.groups.pop(key)
+        calls: list[Call] = []
+        rows = size = 0
+        for call in group:
+            if call.part is not None:
+                rows += call.part.count
+                size += len(call.body)
+            if calls and (rows > self.max_rows or size > MAX_BATCH_BYTES):
+                break
+            calls.append(call)
+        if len(calls) < len(group):
+            self.groups[key] = dict.fromkeys(list(group)[len(calls) :])
+        self.size -= len(calls)
+        return Batch(calls, self.reader)
