@@ -1,0 +1,75 @@
+"""SHA-256 of files: written when a bundle is saved, compared when it is loaded.
+
+This module travels inside every saved bundle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from .files import CHANGED, MISSING, OUTSIDE, added_files, sha256_of, state_of
+
+__all__ = ["check_code", "check_files", "checked_path", "hashed", "sha256_of_files"]
+
+_PROBLEMS = {
+    CHANGED: "was changed after it was saved (its SHA-256 differs)",
+    MISSING: "is missing",
+    OUTSIDE: "points outside the model",
+}
+
+
+def hashed(root: Path, file: str) -> dict[str, Any]:
+    """Path and hash of a file, or hashes of all files in a directory; nothing if there is neither."""
+    path = root / file
+    if path.is_dir():
+        return {"file": file, "files": sha256_of_files(root, file)}
+    return {"file": file, "sha256": sha256_of(path)} if path.is_file() else {}
+
+
+def sha256_of_files(root: Path, folder: str) -> dict[str, str]:
+    """Hash of every file below a folder of `root`, by its path from `root`; bytecode left out."""
+    return {file: sha256_of(root / file) for file in added_files(root, folder, ())}
+
+
+def checked_path(entry: dict[str, Any], root: Path, label: str) -> Path:
+    """Path of what an entry of MLmodel names, after a look at its hashes.
+
+    Raises:
+        MlflowException: it is missing, was changed, or lies outside `root`.
+    """
+    if "file" not in entry:
+        return root
+    path: Path = root / entry["file"]
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise MlflowException(
+            f"{label} cannot be loaded: {entry['file']} {_PROBLEMS[OUTSIDE]}", INVALID_PARAMETER_VALUE
+        )
+    files = entry["files"] if "files" in entry else {entry["file"]: entry["sha256"]}
+    check_files(files, root, f"{label} cannot be loaded")
+    return path
+
+
+def check_code(files: dict[str, str], root: Path, folder: str, label: str) -> None:
+    """Compare the files of the bundle's code, all of which can be imported, with their hashes.
+
+    Raises:
+        MlflowException: as `check_files`, or there is one more.
+    """
+    check_files(files, root, label)
+    if added := added_files(root, folder, files):
+        raise MlflowException(f"{label}: {added[0]} was added after it was saved", INVALID_PARAMETER_VALUE)
+
+
+def check_files(files: dict[str, str], root: Path, label: str) -> None:
+    """Compare files with their hashes.
+
+    Raises:
+        MlflowException: one is missing, was changed, or lies outside `root`; the message names it.
+    """
+    for file, expected in files.items():
+        if problem := _PROBLEMS.get(state_of(root, file, expected)):
+            raise MlflowException(f"{label}: {file} {problem}", INVALID_PARAMETER_VALUE)

@@ -1,0 +1,1 @@
+"""Showing what a saved bundle holds, without running any of its code."""

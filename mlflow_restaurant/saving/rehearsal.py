@@ -1,0 +1,357 @@
+"""Try a bundle before anybody else does: on its example here, and from disk in a fresh process.
+
+What is tried: the example fits the signature; the bundle, loaded back where nothing of this process is, predicts the
+same; so does the example after its way through the scoring server's JSON; rows alone and together agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from mlflow.environment_variables import MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.models.signature import _infer_signature_from_input_example
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import _validate_prediction_input
+from mlflow.types import ParamSchema
+from mlflow.types.utils import _infer_param_schema
+
+from mlflow_restaurant.bundle import Bundle
+from mlflow_restaurant.bundle.models import PREDICT_METHOD
+from mlflow_restaurant.comparing import as_json, difference
+from mlflow_restaurant.saving import fresh
+
+__all__ = ["ExampleRun", "model_input", "param_schema", "rehearse", "row_wise_finding", "run_example"]
+
+_SAME_PROCESS = 1e-9
+_OTHER_PROCESS = 1e-6
+"""How far numbers may be apart: libraries may add in another order where they use other numbers of threads."""
+_ROWS_TRIED = 50
+
+
+@dataclass(frozen=True)
+class ExampleRun:
+    """What the bundle, as it is in memory, made of its example.
+
+    Attributes:
+        data: the example.
+        params: its params, or None.
+        seen: the data and params that the bundle got: as the signature makes them.
+        predictions: what the bundle predicted.
+        signature: inferred, or the given one; None if none is wanted.
+    """
+
+    data: Any
+    params: dict[str, Any] | None
+    seen: tuple[Any, dict[str, Any] | None]
+    predictions: Any
+    signature: ModelSignature | None
+
+
+class _Recorder:
+    """Runs the bundle for MLflow's signature inference, and keeps the error that MLflow only logs."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.error: Exception | None = None
+        self.predictions: Any = None
+        self.ran = False
+        self.seen: tuple[Any, dict[str, Any] | None] = (None, None)
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        self.ran = True
+        self.seen = deepcopy((data, params))
+        try:
+            self.predictions = self.bundle.predict(data, params)
+        except Exception as error:
+            self.error = error
+            raise
+        return self.predictions
+
+
+def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
+    """Predict from the example as a pyfunc would.
+
+    Args:
+        bundle: the bundle.
+        example: MLflow's ``_Example``.
+        signature: a ``ModelSignature``, None to infer one, or False.
+
+    Raises:
+        MlflowException: the example does not fit the signature, or the bundle cannot predict from it.
+    """
+    recorder = _Recorder(bundle)
+    data, params = example.inference_data, example.inference_params
+    chosen = None
+    if signature is None:
+        with _silent_inference():
+            chosen = _infer_signature_from_input_example(example, recorder)
+        asked = (deepcopy(data), params)
+    else:
+        chosen = signature or None
+        asked = _fitted(data, params, chosen)
+    if not recorder.ran:
+        with contextlib.suppress(Exception):
+            recorder.predict(*asked)
+    if recorder.error is not None:
+        raise MlflowException(
+            f"The bundle cannot predict from the input example: {str(recorder.error).rstrip('.')}. "
+            "Give a few rows of raw input, as callers will send them.",
+            INVALID_PARAMETER_VALUE,
+        ) from recorder.error
+    return ExampleRun(data, params, recorder.seen, recorder.predictions, chosen)
+
+
+@contextlib.contextmanager
+def _silent_inference() -> Iterator[None]:
+    """Within, MLflow does not warn of an error that is told to the caller in one sentence."""
+    logger = logging.getLogger("mlflow.models.signature")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fitted(data: Any, params: Any, signature: ModelSignature | None) -> tuple[Any, Any]:
+    """The example as the signature makes it."""
+    if signature is None or signature.inputs is None:
+        return deepcopy(data), params
+    try:
+        fitted: tuple[Any, Any] = _validate_prediction_input(
+            deepcopy(data), params, signature.inputs, signature.params
+        )
+    except Exception as error:
+        raise MlflowException(
+            f"The input example does not fit the signature: {_message(error)} "
+            "Change one of them, or leave the signature out: it is inferred from the example.",
+            INVALID_PARAMETER_VALUE,
+        ) from error
+    return fitted
+
+
+def model_input(bundle: Bundle, run: ExampleRun) -> Any:
+    """What the model is called with for the example."""
+    data, params = deepcopy(run.seen)
+    before = [step for step in bundle.steps if step.role == "preprocess"]
+    return reduce(lambda value, step: step.call(value, {**bundle.params, **(params or {})}), before, data)
+
+
+def param_schema(bundle: Bundle, example_params: dict[str, Any] | None) -> Any:
+    """Types and defaults of every param a request can give; None if there are none.
+
+    Raises:
+        MlflowException: the default of a param has a type that a signature cannot hold.
+    """
+    defaults = {**(example_params or {}), **bundle.params}
+    return _infer_param_schema(defaults) if defaults else None
+
+
+def completed(given: Any, bundle: Bundle) -> Any:
+    """A given schema of params, and those of the bundle that it does not name."""
+    own = param_schema(bundle, None)
+    if given is None or own is None:
+        return own if given is None else given
+    named = {spec.name for spec in given}
+    return ParamSchema([*given, *(spec for spec in own if spec.name not in named)])
+
+
+def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | None, str]:
+    """Whether rows are predicted independently of each other, and how that is known.
+
+    Raises:
+        MlflowException: the bundle was said to be row-wise, and its example shows that it is not.
+    """
+    if bundle.row_wise is False:
+        return False, "given"
+    if run is None:
+        return bundle.row_wise, "given" if bundle.row_wise else "there is no input example"
+    found, why = _try_rows(bundle, run, _OTHER_PROCESS if bundle.row_wise else _SAME_PROCESS)
+    if bundle.row_wise is None:
+        return found, why
+    if found is False:
+        raise MlflowException(
+            f"The bundle is not row-wise: {why}. Leave row_wise out, or make every step treat each row by itself.",
+            INVALID_PARAMETER_VALUE,
+        )
+    return True, "given"
+
+
+def _try_rows(bundle: Bundle, run: ExampleRun, tolerance: float) -> tuple[bool | None, str]:
+    data, params = run.seen
+    rows = _rows(data)
+    if rows is None or len(rows) < 2:
+        return None, "the input example has fewer than two rows"
+    differs = _differing_row(bundle, rows, run.predictions, params, tolerance)
+    if differs:
+        return False, differs
+    for method, predictions in _by_other_methods(bundle, data, params):
+        if differs := _differing_row(
+            bundle, rows, predictions, {**(params or {}), PREDICT_METHOD: method}, tolerance
+        ):
+            return False, f"by {method}, {differs}"
+    return (
+        True,
+        f"the {min(len(rows), _ROWS_TRIED)} rows of the input example predict the same alone and together",
+    )
+
+
+def _by_other_methods(bundle: Bundle, data: Any, params: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    """What requests get that choose another method, as far as the model has it for such data."""
+    if PREDICT_METHOD not in bundle.params:
+        return
+    for method in bundle.methods:
+        if method != (params or {}).get(PREDICT_METHOD, bundle.predict_method):
+            with contextlib.suppress(Exception):  # so does it fail for every request
+                yield method, bundle.predict(deepcopy(data), {**(params or {}), PREDICT_METHOD: method})
+
+
+def _differing_row(
+    bundle: Bundle, rows: list[Any], predictions: Any, params: dict[str, Any] | None, tolerance: float
+) -> str:
+    """What shows that rows are not predicted by themselves; empty if nothing does."""
+    try:
+        together = as_json(predictions)
+    except Exception as error:  # classes of any kind are asked for their values
+        return f"its predictions cannot be written as JSON: {_message(error)}"
+    if not isinstance(together, list) or len(together) != len(rows):
+        return f"there is no prediction for each of the {len(rows)} rows of the input example"
+    for number, row in enumerate(rows[:_ROWS_TRIED]):
+        try:
+            alone = as_json(bundle.predict(row, params))
+        except Exception as error:
+            return f"row {number + 1} of the input example alone fails: {error}"
+        if text := difference([together[number]], alone, tolerance):
+            return f"alone, row {number + 1} of the input example differs: {text}"
+    return ""
+
+
+def _rows(data: Any) -> list[Any] | None:
+    """Each row by itself, in the form of the whole."""
+    if hasattr(data, "iloc"):
+        return [data.iloc[i : i + 1] for i in range(len(data))]
+    if isinstance(data, list):
+        return [[item] for item in data]
+    if isinstance(data, dict):
+        columns = {name: _rows(value) for name, value in data.items()}
+        lengths = {None if rows is None else len(rows) for rows in columns.values()}
+        if len(lengths) != 1 or None in lengths:
+            return None
+        return [{name: rows[i] for name, rows in columns.items() if rows} for i in range(lengths.pop() or 0)]
+    shape = getattr(data, "shape", ())
+    return [data[i : i + 1] for i in range(shape[0])] if shape else None
+
+
+def rehearse(root: Path, run: ExampleRun | None) -> list[str]:
+    """Load a saved bundle in a fresh process, and compare what it predicts with `run`.
+
+    Args:
+        root: directory of the model.
+        run: the example, and what the bundle predicted from it; None if there is no example.
+
+    Returns:
+        Top-level modules that loading and predicting import.
+
+    Raises:
+        MlflowException: it cannot be loaded, or predicts something else; the message says what.
+    """
+    report = _report(root, run)
+    if "error" in report:
+        raise _refusal(f"it cannot be loaded in a fresh process: {report['error']}")
+    if run is not None:
+        expected = _expected(run)
+        _compare(
+            expected,
+            report["native"],
+            "loaded in a fresh process, it does not predict the same from its input example",
+        )
+        if "served" in report:
+            _compare(
+                expected, report["served"], "its input example does not survive the scoring server's JSON"
+            )
+    modules: list[str] = report["modules"]
+    return modules
+
+
+def _expected(run: ExampleRun) -> Any:
+    columns = getattr(run.predictions, "columns", None)
+    if columns is not None and not columns.is_unique:
+        name = columns[columns.duplicated()][0]
+        raise _refusal(
+            f"its predictions have two columns named {name!r}, and JSON would keep the last of them only; "
+            "give every column a name of its own in its last step"
+        )
+    try:
+        return as_json(run.predictions)
+    except Exception as error:
+        kind = type(run.predictions).__name__
+        raise _refusal(
+            f"the scoring server cannot write its predictions ({kind}) as JSON: {_message(error)}; return a DataFrame, "
+            "Series, array or list of plain values from its last step"
+        ) from error
+
+
+def _compare(expected: Any, outcome: dict[str, str], what: str) -> None:
+    if "error" in outcome:
+        raise _refusal(f"{what}: {outcome['error']}")
+    if text := difference(expected, json.loads(outcome["json"])["predictions"], _OTHER_PROCESS):
+        raise _refusal(
+            f"{what}: {text}. Look for steps that are random, or that depend on files, the clock, or global variables; "
+            "where that is wanted, save with check_example=False"
+        )
+
+
+def _report(root: Path, run: ExampleRun | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        example, report = Path(folder, "example"), Path(folder, "report")
+        if run is not None:
+            example.write_bytes(pickle.dumps((run.data, run.params)))
+        environment = {**os.environ, "_MLFLOW_IN_CAPTURE_MODULE_PROCESS": "true"}
+        timeout = MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT.get()
+        alive, kept = os.pipe()  # closed by whatever ends this process
+        command = [sys.executable, fresh.__file__, str(root), str(example), str(report), str(alive)]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                pass_fds=[alive],
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _refusal(f"in a fresh process, it did not load and predict within {timeout} s") from error
+        finally:
+            os.close(alive)
+            os.close(kept)
+        if not report.is_file():
+            raise _refusal(
+                f"the process that loads it ended with status {done.returncode}: {done.stderr[-500:]}"
+            )
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+
+
+def _refusal(why: str) -> MlflowException:
+    return MlflowException(f"The bundle was not saved: {why}.", INVALID_PARAMETER_VALUE)
+
+
+def _message(error: Exception) -> str:
+    return str(getattr(error, "message", None) or f"{type(error).__name__}: {error}")
