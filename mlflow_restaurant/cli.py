@@ -1,4 +1,4 @@
-"""The ``mlflow-restaurant`` command: the server, what it does, its endpoints, and the demo.
+"""The ``mlflow-restaurant`` command: the server, what it does, its endpoints, bundles, and the demo.
 
 Errors are one line on stderr; ``--debug`` shows where they came from. Nothing here imports MLflow until it must.
 """
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mlflow_restaurant import tables
 from mlflow_restaurant._version import __version__
-from mlflow_restaurant.config import HOME_VARIABLE
+from mlflow_restaurant.config import ENV_PREFIX, HOME_VARIABLE
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.entities import check_name
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest, RestaurantError
@@ -81,9 +81,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @main.command()
 @click.option("--foreground", is_flag=True, help="Run the server in this process until Ctrl-C or SIGTERM.")
+@click.option(
+    "--systemd", is_flag=True, help="Print a unit file that keeps the server running, from boot on."
+)
 @pass_client
-def up(client: ControlClient, foreground: bool) -> None:
+def up(client: ControlClient, foreground: bool, systemd: bool) -> None:
     """Start the server and bring every deployment back."""
+    if systemd:
+        click.echo(_unit_file(client), nl=False)
+        return
     if foreground:
         _run_in_foreground(client)
         return
@@ -93,6 +99,14 @@ def up(client: ControlClient, foreground: bool) -> None:
     click.echo(
         f"The server {'runs already' if running else 'runs'} at {status['url']} (home {status['home']})."
     )
+
+
+def _unit_file(client: ControlClient) -> str:
+    from mlflow_restaurant.systemd import unit_file
+
+    settings = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX) and k != HOME_VARIABLE}
+    command = Path(sys.executable).with_name("mlflow-restaurant")
+    return unit_file(command, client.home.path, settings, system=os.geteuid() == 0)
 
 
 def _run_in_foreground(client: ControlClient) -> None:
@@ -186,19 +200,21 @@ def history(client: ControlClient, name: str, as_json: bool) -> None:
     else:
         tables.console().print(tables.history_table(name, revisions))
         for revision in revisions:
-            if revision["message"]:
-                click.echo(f"revision {revision['revision']}: {revision['message']}")
+            for text in filter(None, (revision["reason"], revision["message"])):
+                click.echo(f"revision {revision['revision']}: {text}")
 
 
 @main.command()
 @click.argument("name")
 @click.option("--revision", type=click.IntRange(min=1), help="By default the one that served before.")
+@click.option("--reason", default="", help="Why; shown by `history`.")
+@click.option("--wait", is_flag=True, help="Wait until another change of the deployment is done.")
 @pass_client
-def rollback(client: ControlClient, name: str, revision: int | None) -> None:
+def rollback(client: ControlClient, name: str, revision: int | None, reason: str, wait: bool) -> None:
     """Bring an earlier revision of a deployment back, without an interruption, as a new revision."""
     client.ensure_running()
     with progress_line(f"Rolling back {name}") as progress:
-        deployment = client.rollback(name, revision, progress)
+        deployment = client.rollback(name, revision, progress, reason=reason, wait=wait)
     version = f", version {deployment['model_version']}" if deployment["model_version"] else ""
     click.echo(f"Deployment {name} serves revision {deployment['revision']}{version}.")
 
@@ -208,29 +224,59 @@ def endpoints() -> None:
     """Names whose requests are split over deployments."""
 
 
+@main.command()
+@click.argument("name")
+@pass_client
+def promote(client: ControlClient, name: str) -> None:
+    """Let the canary or shadow of a deployment serve now, whatever its trial says."""
+    _end_rollout(client, name, "Promoting", client.promote)
+
+
+@main.command()
+@click.argument("name")
+@pass_client
+def abort(client: ControlClient, name: str) -> None:
+    """Give up the rollout of a deployment; the revision before goes on alone."""
+    _end_rollout(client, name, "Aborting", client.abort)
+
+
+def _end_rollout(client: ControlClient, name: str, doing: str, end: Callable[..., dict[str, Any]]) -> None:
+    client.ensure_running()
+    with progress_line(f"{doing} the rollout of {name}") as progress:
+        deployment = end(name, progress)
+    click.echo(f"Deployment {name} serves revision {deployment['revision']}.")
+
+
 traffic = click.option("--traffic", metavar="A=90,B=10", help="Percentages that add up to 100.")
+sticky = click.option(
+    "--sticky",
+    metavar="header:NAME|client|off",
+    help="Let each caller stay with one deployment, by a header or by its address.",
+)
 
 
 @endpoints.command("create")
 @click.argument("name")
 @traffic
+@sticky
 @pass_client
-def create_endpoint(client: ControlClient, name: str, traffic: str | None) -> None:
+def create_endpoint(client: ControlClient, name: str, traffic: str | None, sticky: str | None) -> None:
     """Make an endpoint, with a traffic split or without."""
     client.ensure_running()
-    _show_endpoint(client.create_endpoint(name, traffic))
+    _show_endpoint(client.create_endpoint(name, traffic, sticky))
 
 
 @endpoints.command("update")
 @click.argument("name")
 @traffic
+@sticky
 @pass_client
-def update_endpoint(client: ControlClient, name: str, traffic: str | None) -> None:
-    """Change the traffic split of an endpoint."""
-    if traffic is None:
-        raise InvalidRequest("Give the new split with --traffic a=90,b=10.")
+def update_endpoint(client: ControlClient, name: str, traffic: str | None, sticky: str | None) -> None:
+    """Change the traffic split of an endpoint, or whether callers stay with one deployment."""
+    if traffic is None and sticky is None:
+        raise InvalidRequest("Give the new split with --traffic a=90,b=10, or --sticky header:NAME.")
     client.ensure_running()
-    _show_endpoint(client.update_endpoint(name, traffic))
+    _show_endpoint(client.update_endpoint(name, traffic, sticky))
 
 
 @endpoints.command("list")
@@ -262,6 +308,23 @@ def _show_endpoint(endpoint: dict[str, Any]) -> None:
     click.echo(
         f"Endpoint {endpoint['name']}: {tables.traffic_text(endpoint['traffic'])}, at {endpoint['url']}"
     )
+
+
+@main.command("inspect")
+@click.argument("uri")
+@as_json
+def inspect_model(uri: str, as_json: bool) -> None:
+    """Show what a saved bundle holds, without running any of its code; exit status 1 if a file was changed.
+
+    URI is a path, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/NAME.
+    """
+    from mlflow_restaurant.inspection.report import inspect_bundle
+    from mlflow_restaurant.inspection.text import inspection_text
+
+    report = inspect_bundle(uri)
+    click.echo(json.dumps(report) if as_json else inspection_text(report))
+    if not report["intact"]:
+        raise SystemExit(1)
 
 
 @main.command()

@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 import urllib.request
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,8 @@ __all__ = ["DemoDataError", "DemoResult", "TrainedVersion", "load_emails", "run_
 
 MODEL_NAME = "spam"
 ALIAS = "champion"
+REMOVE_TIMEOUT_S = 10.0
+REMOVE_INTERVAL_S = 0.1
 HTTP_TIMEOUT_S = 60
 
 
@@ -121,6 +124,10 @@ def run_demo(data: Path | None, keep: bool, home: Path | None, console: Console)
         if curl:
             _show_how_to_go_on(curl, home, console)
             cleanup.pop_all()
+    if not keep:
+        console.print(
+            "All of it is removed again. 'mlflow-restaurant demo --keep' leaves the deployment running."
+        )
     return DemoResult(len(emails), accuracy, answers, deployments, str(home), url, curl)
 
 
@@ -309,7 +316,7 @@ def _prepare_home(home: Path | None, keep: bool, cleanup: ExitStack) -> Path:
         home = default_home().path
     if home is None:
         home = Path(tempfile.mkdtemp(prefix="mlflow-restaurant-demo-"))
-        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+        cleanup.callback(_remove, home)
         cleanup.enter_context(ControlClient(home).running(environ={"MLFLOW_RESTAURANT_PORT": "0"}))
         return home
     home = home.expanduser().absolute()
@@ -317,6 +324,15 @@ def _prepare_home(home: Path | None, keep: bool, cleanup: ExitStack) -> Path:
     if not control.is_running():
         cleanup.callback(control.down)
     return home
+
+
+def _remove(home: Path) -> None:
+    """Remove a home; a job that was forked as the server ended may write to it until it sees that it is not wanted."""
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    shutil.rmtree(home, ignore_errors=True)
+    while home.exists() and time.monotonic() < deadline:
+        time.sleep(REMOVE_INTERVAL_S)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _store_folder(cleanup: ExitStack) -> Path:

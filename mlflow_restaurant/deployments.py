@@ -26,7 +26,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from mlflow_restaurant import stores
-from mlflow_restaurant.config import DeploymentConfig, ServerSettings, config_table
+from mlflow_restaurant.config import (
+    ENDPOINT_TABLE,
+    ChangeOptions,
+    DeploymentConfig,
+    ServerSettings,
+    config_table,
+    parse_options,
+)
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.entities import check_name
 from mlflow_restaurant.errors import InvalidRequest, RestaurantError, Unavailable, nearest
@@ -36,7 +43,7 @@ from mlflow_restaurant.payload import dump, scoring_payload
 from mlflow_restaurant.progress import progress_line
 
 CONNECT_TIMEOUT_S = 5
-ENDPOINT_KEYS = ("traffic",)
+ENDPOINT_KEYS = tuple(key for key, _, _ in ENDPOINT_TABLE)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,7 +108,7 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
             MlflowException: the request can't be met. Nothing is left of it but a log.
         """
         check_name(name)
-        DeploymentConfig.from_options(config or {})
+        parse_options(config or {})
         request = self._request(model_uri, flavor, config, endpoint)
         self._control.ensure_running()
         with progress_line(f"Creating deployment {name}") as progress:
@@ -230,21 +237,22 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
 
         Args:
             name: as for a deployment.
-            config: ``traffic``, as ``a=90,b=10`` or JSON; weights are percentages and add up to 100.
+            config: ``traffic``, as ``a=90,b=10`` or JSON; weights are percentages and add up to 100. ``sticky``:
+                ``client`` or ``header:NAME`` lets each caller stay with one deployment, ``off`` ends that.
 
         Returns:
-            ``name``, ``traffic``, ``deployments``, ``url``, ``created_at``, ``updated_at``.
+            ``name``, ``traffic``, ``sticky``, ``deployments``, ``url``, ``created_at``, ``updated_at``.
         """
         _refuse_keys(config, ENDPOINT_KEYS)
         self._control.ensure_running()
-        return self._control.create_endpoint(name, (config or {}).get("traffic"))
+        return self._control.create_endpoint(name, **(config or {}))
 
     @_as_mlflow
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Change the traffic split of an endpoint; returns it as `get_endpoint` does."""
+        """Change the traffic split of an endpoint, or who stays where; returns it as `get_endpoint` does."""
         _refuse_keys(config, ENDPOINT_KEYS)
         self._control.ensure_running()
-        return self._control.update_endpoint(endpoint, (config or {}).get("traffic"))
+        return self._control.update_endpoint(endpoint, **(config or {}))
 
     @_as_mlflow
     def delete_endpoint(self, endpoint: str) -> None:
@@ -260,7 +268,7 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
 
     @_as_mlflow
     def get_endpoint(self, endpoint: str) -> dict[str, Any]:
-        """Describe an endpoint: ``name``, ``traffic``, ``deployments``, ``url``, ``created_at``, ``updated_at``."""
+        """Describe an endpoint: ``name``, ``traffic``, ``sticky``, ``deployments``, ``url``, ``created_at``, ``updated_at``."""
         self._control.ensure_running()
         return self._control.get_endpoint(endpoint)
 
@@ -397,16 +405,11 @@ def target_help() -> str:
             "Config of a deployment (create, update, run-local), as -C key=value:",
             *_rows(config_table(DeploymentConfig)),
             "",
+            "Said of one change only (create, update), as -C key=value:",
+            *_rows(config_table(ChangeOptions)),
+            "",
             "Config of an endpoint (create-endpoint, update-endpoint):",
-            *_rows(
-                [
-                    (
-                        "traffic",
-                        "",
-                        "percentage for each deployment, as `a=90,b=10` or JSON; they add up to 100",
-                    )
-                ]
-            ),
+            *_rows(ENDPOINT_TABLE),
             "",
             "Settings of the server, in config.toml of its home or as MLFLOW_RESTAURANT_<NAME>:",
             *_rows(config_table(ServerSettings)),

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,37 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class BatchFacts(Record):
+    """What the MLmodel file says of merging requests.
+
+    Attributes:
+        row_wise: whether the model predicts each row by itself, by the contract of its flavor.
+        reason: how that is known.
+        columns: see `BatchRoute`; `tensor` likewise.
+        obstacle: why input of this signature can't be merged; empty if it can.
+    """
+
+    row_wise: bool
+    reason: str
+    columns: dict[str, str] | None = None
+    tensor: tuple[str, tuple[int, ...]] | None = None
+    obstacle: str = ""
+
+
+class BatchDecision(Record):
+    """Whether the requests of a revision are merged, and why."""
+
+    chosen: Literal["on", "off"]
+    reason: str
+
+
+class ModelSignature(Record):
+    """The input of a model as its MLmodel file has it: columns or tensors, and params; None where it says nothing."""
+
+    inputs: list[dict[str, Any]] | None = None
+    params: list[dict[str, Any]] | None = None
+
+
 class ModelArtifact(Record):
     """A model in the local cache, and what its MLmodel file says."""
 
@@ -39,10 +70,23 @@ class ModelArtifact(Record):
     env_manager: str = "local"
     env_reason: str = ""
     has_example: bool = False
+    batch_facts: BatchFacts | None = None
+    signature: ModelSignature | None = None
 
 
 class Revision(Record):
-    """One numbered state of a deployment: a model and its settings. Never changed, except for its state."""
+    """One numbered state of a deployment: a model and its settings. Never changed but for how it fares.
+
+    Attributes:
+        state: how far it has come; `message` says why.
+        batching: decided when it comes into service.
+        actor: the system user who made it.
+        reason: why, in that user's words.
+        served_at: when it came into service; None if it never did.
+        ended_at: when it left service, or failed.
+        trial: how it fared beside the revision before, where it was tried.
+        golden: what it answered to its model's input example when it came into service; None if that is not repeatable.
+    """
 
     deployment: str
     number: int
@@ -52,7 +96,14 @@ class Revision(Record):
     registry_uri: str | None = None
     state: RevisionState = RevisionState.PENDING
     message: str = ""
+    batching: BatchDecision | None = None
+    actor: str = ""
+    reason: str = ""
     created_at: datetime
+    served_at: datetime | None = None
+    ended_at: datetime | None = None
+    trial: dict[str, Any] | None = None
+    golden: str | None = None
 
 
 class Deployment(Record):
@@ -68,10 +119,16 @@ class Deployment(Record):
 
 
 class Endpoint(Record):
-    """A name whose requests are split over deployments; weights are percentages and add up to 100."""
+    """A name whose requests are split over deployments.
+
+    Attributes:
+        traffic: percentages, which add up to 100, by deployment.
+        sticky: by what a caller stays with a deployment: ``client``, ``header:NAME``, or nothing.
+    """
 
     name: str
     traffic: dict[str, float] = {}
+    sticky: str = ""
     created_at: datetime
     updated_at: datetime
 
@@ -83,8 +140,30 @@ class ReplicaRoute(Record):
     socket: str
 
 
+class BatchRoute(Record):
+    """How a gateway may merge the requests of one deployment, where that was decided at rollout.
+
+    Attributes:
+        max_rows: rows in one merged call.
+        wait_ms: how long a free replica waits for more rows, in milliseconds.
+        columns: types of the signature's columns by name, where the input is a table.
+        tensor: type and inner shape (without the rows) of the signature's one tensor, where the input is that.
+    """
+
+    max_rows: int
+    wait_ms: float
+    columns: dict[str, str] | None = None
+    tensor: tuple[str, tuple[int, ...]] | None = None
+
+
 class DeploymentRoute(Record):
-    """What a gateway needs to know of one deployment."""
+    """What a gateway needs to know of one revision of a deployment.
+
+    Attributes:
+        batch: None where every request goes to the model alone.
+        asleep: whether it has no replicas until a request comes.
+        trial: the revision that is being tried beside this one, if one is.
+    """
 
     name: str
     revision: int
@@ -92,7 +171,29 @@ class DeploymentRoute(Record):
     timeout_s: float
     max_queue: int
     max_body_mb: float
+    batch: BatchRoute | None = None
     replicas: tuple[ReplicaRoute, ...] = ()
+    asleep: bool = False
+    trial: TrialRoute | None = None
+
+
+class TrialRoute(Record):
+    """How a new revision is tried beside the one that serves.
+
+    Attributes:
+        mode: ``canary``: it answers its share of the requests; ``shadow``: it gets copies of that share, and its
+            answers are compared and thrown away.
+        share: percentage of the requests.
+        step: number of the step; what is counted of both sides begins anew with each.
+        sticky: by what a caller stays with its side: see `parse_sticky`.
+        route: the new revision.
+    """
+
+    mode: Literal["canary", "shadow"]
+    share: float
+    step: int
+    sticky: str = ""
+    route: DeploymentRoute
 
 
 class EndpointRoute(Record):
@@ -100,6 +201,7 @@ class EndpointRoute(Record):
 
     name: str
     traffic: dict[str, float] = {}
+    sticky: str = ""
 
 
 class RouteTable(Record):

@@ -8,6 +8,7 @@
     ├── DoesNotExist                RESOURCE_DOES_NOT_EXIST   404
     ├── Conflict                    RESOURCE_CONFLICT         409
     ├── BodyTooLarge                BAD_REQUEST               413
+    ├── HeadersTooLarge             BAD_REQUEST               431
     ├── RequestTimeout              DEADLINE_EXCEEDED         408
     ├── Unavailable                 TEMPORARILY_UNAVAILABLE   503
     │   └── QueueFull               REQUEST_LIMIT_EXCEEDED    503
@@ -77,8 +78,15 @@ class BodyTooLarge(RestaurantError):
     http_status = 413
 
 
+class HeadersTooLarge(RestaurantError):
+    """The headers of a request are larger than the gateway reads."""
+
+    error_code = "BAD_REQUEST"
+    http_status = 431
+
+
 class RequestTimeout(RestaurantError):
-    """The body of a request did not arrive within the deployment's ``timeout_s``."""
+    """The headers of a request, or its body within the deployment's ``timeout_s``, did not arrive in time."""
 
     error_code = "DEADLINE_EXCEEDED"
     http_status = 408

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from mlflow_restaurant.config import ENV_PREFIX, HOME_VARIABLE, DeploymentConfig, ServerSettings, config_table
+from mlflow_restaurant.config import (
+    ENDPOINT_TABLE,
+    ENV_PREFIX,
+    HOME_VARIABLE,
+    ChangeOptions,
+    DeploymentConfig,
+    ServerSettings,
+    config_table,
+)
 
 PATHS = (
     (
@@ -39,14 +47,19 @@ STATUSES = (
     (
         "400",
         "BAD_REQUEST, INVALID_PARAMETER_VALUE",
-        "the model or MLflow refused the input, or there is no Content-Type",
+        "the model or MLflow refused the input, there is no Content-Type, or it is no HTTP",
     ),
     ("404", "RESOURCE_DOES_NOT_EXIST", "no such deployment or endpoint"),
-    ("408", "DEADLINE_EXCEEDED", "the body did not arrive within `timeout_s`"),
+    ("408", "DEADLINE_EXCEEDED", "the headers did not arrive within 30 s, or the body within `timeout_s`"),
     ("413", "BAD_REQUEST", "the body is larger than `max_body_mb`"),
+    ("431", "BAD_REQUEST", "the headers are larger than 64 KiB"),
     ("500", "INTERNAL_ERROR", "MLflow's server failed without saying why; the log has more"),
     ("503", "REQUEST_LIMIT_EXCEEDED", "`max_queue` requests wait already"),
-    ("503", "TEMPORARILY_UNAVAILABLE", "no replica was free in time, or two of them ended on this request"),
+    (
+        "503",
+        "TEMPORARILY_UNAVAILABLE",
+        "no replica was free in time, two of them ended on this request, or there are too many connections",
+    ),
     ("504", "DEADLINE_EXCEEDED", "the model did not answer within `timeout_s`"),
 )
 
@@ -63,6 +76,7 @@ def _code(text: str) -> str:
 def reference() -> str:
     """Return the page, in Markdown."""
     deployment = [(_code(k), _code(d), m) for k, d, m in config_table(DeploymentConfig)]
+    change = [(_code(k), _code(d), m) for k, d, m in config_table(ChangeOptions)]
     server = [(_code(k), _code(d), m) for k, d, m in config_table(ServerSettings)]
     lines = [
         "# Reference",
@@ -80,12 +94,15 @@ def reference() -> str:
         "",
         *_table(("key", "default", "meaning"), [*deployment]),
         "",
+        "## Said of one change only",
+        "",
+        "With `-C key=value` too, on `update` (and `reason` on `create`); nothing of it stays.",
+        "",
+        *_table(("key", "default", "meaning"), [*change]),
+        "",
         "## Settings of an endpoint",
         "",
-        *_table(
-            ("key", "default", "meaning"),
-            [("`traffic`", "", "percentage for each deployment, as `a=90,b=10` or JSON; they add up to 100")],
-        ),
+        *_table(("key", "default", "meaning"), [(_code(k), _code(d), m) for k, d, m in ENDPOINT_TABLE]),
         "",
         "## Settings of a server",
         "",

@@ -54,26 +54,27 @@ def status_table(deployments: Iterable[Mapping[str, Any]]) -> Table:
 
 def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of a deployment's revisions."""
-    table = _table("rev", "state", "model", "version", "created")
+    table = _table("rev", "state", "model", "version", "by", "created")
     table.title = Text(name)
-    _fold_only(table, 2)
+    _fold_only(table, 2, 4)
     for r in revisions:
         table.add_row(
             str(r["revision"]),
             _state(r["state"]),
             Text(r["model_uri"]),
             _shown(r["model_version"]),
-            r["created_at"][:19].replace("T", " "),
+            Text(r["by"] or MISSING),
+            r["created_at"][:16].replace("T", " "),
         )
     return table
 
 
 def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of endpoints."""
-    table = _table("endpoint", "traffic", "url")
-    _fold_only(table, 1, 2)
+    table = _table("endpoint", "traffic", "sticky", "url")
+    _fold_only(table, 1, 3)
     for e in endpoints:
-        table.add_row(Text(e["name"]), Text(traffic_text(e["traffic"])), Text(e["url"]))
+        table.add_row(Text(e["name"]), Text(traffic_text(e["traffic"])), Text(e["sticky"]), Text(e["url"]))
     return table
 
 

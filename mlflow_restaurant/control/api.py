@@ -41,12 +41,15 @@ def admin_app(commands: Commands, shut_down: Callable[[], None]) -> Starlette:
             Route("/deployments/{name:path}", api.delete_deployment, methods=["DELETE"]),
             Route("/history/{name:path}", api.history),
             Route("/rollbacks/{name:path}", api.rollback, methods=["POST"]),
+            Route("/promotions/{name:path}", api.promote, methods=["POST"]),
+            Route("/aborts/{name:path}", api.abort, methods=["POST"]),
             Route("/endpoints", api.list_endpoints),
             Route("/endpoints", api.create_endpoint, methods=["POST"]),
             Route("/endpoints/{name:path}", api.get_endpoint),
             Route("/endpoints/{name:path}", api.update_endpoint, methods=["PATCH"]),
             Route("/endpoints/{name:path}", api.delete_endpoint, methods=["DELETE"]),
             Route("/suspects", api.suspect, methods=["POST"]),
+            Route("/wakes", api.wake, methods=["POST"]),
         ],
         exception_handlers={RestaurantError: _error, Exception: _unexpected},
     )
@@ -59,17 +62,17 @@ class _Api:
         self.commands, self.shut_down = commands, shut_down
 
     async def status(self, _: Request) -> Response:
-        return JSONResponse(await self.commands.status())
+        return JSONResponse(await self.commands.views.status())
 
     async def down(self, _: Request) -> Response:
         self.shut_down()
         return JSONResponse({})
 
     async def list_deployments(self, request: Request) -> Response:
-        return JSONResponse(self.commands.list_deployments(request.query_params.get("endpoint")))
+        return JSONResponse(self.commands.views.list_deployments(request.query_params.get("endpoint")))
 
     async def get_deployment(self, request: Request) -> Response:
-        return JSONResponse(self.commands.get(_name(request), request.query_params.get("endpoint")))
+        return JSONResponse(self.commands.views.get(_name(request), request.query_params.get("endpoint")))
 
     async def create_deployment(self, request: Request) -> Response:
         body = await request.json()
@@ -85,27 +88,41 @@ class _Api:
 
     async def rollback(self, request: Request) -> Response:
         body = await request.json()
-        return _streamed(lambda progress: self.commands.rollback(_name(request), body["revision"], progress))
+        return _streamed(lambda progress: self.commands.rollback(_name(request), body, progress))
+
+    async def promote(self, request: Request) -> Response:
+        return _streamed(lambda progress: self.commands.promote(_name(request), progress))
+
+    async def abort(self, request: Request) -> Response:
+        return _streamed(lambda progress: self.commands.abort(_name(request), progress))
 
     async def history(self, request: Request) -> Response:
-        return JSONResponse(self.commands.history(_name(request)))
+        return JSONResponse(self.commands.views.history(_name(request)))
 
     async def list_endpoints(self, _: Request) -> Response:
-        return JSONResponse(self.commands.list_endpoints())
+        return JSONResponse(self.commands.views.list_endpoints())
 
     async def create_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(await self.commands.create_endpoint(body["name"], body.get("traffic")))
+        return JSONResponse(
+            await self.commands.endpoints.create(body["name"], body.get("traffic"), body.get("sticky"))
+        )
 
     async def get_endpoint(self, request: Request) -> Response:
-        return JSONResponse(self.commands.get_endpoint(_name(request)))
+        return JSONResponse(self.commands.views.get_endpoint(_name(request)))
 
     async def update_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(await self.commands.update_endpoint(_name(request), body.get("traffic")))
+        return JSONResponse(
+            await self.commands.endpoints.update(_name(request), body.get("traffic"), body.get("sticky"))
+        )
 
     async def delete_endpoint(self, request: Request) -> Response:
-        await self.commands.delete_endpoint(_name(request))
+        await self.commands.endpoints.delete(_name(request))
+        return JSONResponse({})
+
+    async def wake(self, request: Request) -> Response:
+        self.commands.controller.scaler.wake((await request.json())["deployment"])
         return JSONResponse({})
 
     async def suspect(self, request: Request) -> Response:

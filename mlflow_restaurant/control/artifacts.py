@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from mlflow_restaurant.control.batching import facts_of
+from mlflow_restaurant.entities import ModelSignature
 from mlflow_restaurant.errors import one_line
 
 MLMODEL_FILE = "MLmodel"
@@ -131,12 +133,13 @@ def _download(uri: str, temporary: Path) -> Path:
             raise FetchError(f"There is no model at {path}.", "RESOURCE_DOES_NOT_EXIST")
         if not (path / MLMODEL_FILE).is_file():
             raise FetchError(f"{path} is no MLflow model: it has no {MLMODEL_FILE} file.")
-        shutil.copytree(path, temporary)
+        temporary.mkdir()  # without parents: a home that was removed meanwhile stays so
+        shutil.copytree(path, temporary, dirs_exist_ok=True)
         _make_removable(temporary)
         return temporary
     from mlflow.artifacts import download_artifacts
 
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     model = Path(download_artifacts(artifact_uri=uri, dst_path=str(temporary)))
     if not (model / MLMODEL_FILE).is_file():
         raise FetchError(f"{uri} is no MLflow model: it has no {MLMODEL_FILE} file.")
@@ -160,6 +163,8 @@ def describe(model: Path, uri: str, flavor: str | None) -> dict[str, Any]:
     try:
         metadata = Model.load(str(model / MLMODEL_FILE))
         flavors = dict(metadata.flavors)
+        inputs = metadata.get_input_schema()
+        signature = signature_of(metadata.signature)
     except Exception as e:
         reason = (str(e).splitlines() or [""])[0].replace(str(model), uri)
         raise FetchError(
@@ -175,7 +180,19 @@ def describe(model: Path, uri: str, flavor: str | None) -> dict[str, Any]:
         "flavor": flavor or PYFUNC,
         "model_uuid": metadata.model_uuid,
         "has_example": (model / EXAMPLE_FILE).is_file(),
+        "batch_facts": facts_of(flavors, inputs.to_dict() if inputs else None).model_dump(),
+        "signature": signature.model_dump() if signature is not None else None,
     }
+
+
+def signature_of(signature: Any) -> ModelSignature | None:
+    """Return what MLflow's signature says of the input of a model; None when there is no signature."""
+    if signature is None:
+        return None
+    return ModelSignature(
+        inputs=signature.inputs.to_dict() if signature.inputs else None,
+        params=signature.params.to_dict() if signature.params else None,
+    )
 
 
 def tree_digest(directory: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import select
@@ -29,6 +30,7 @@ START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 START_LOCK = "start.lock"
+PROBE_TIMEOUT_S = 5.0
 ANSWER_POLL_S = 0.05
 REPEATABLE = ("GET", "DELETE")
 
@@ -65,8 +67,13 @@ class ControlClient:
     def is_running(self) -> bool:
         """Tell whether a server of this home answers."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_TIMEOUT_S)
             probe.connect(str(self.home.admin_socket))
-            return True
+            try:  # one that was just killed may still be connected to, but never answers
+                probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return bool(probe.recv(1))
+            except TimeoutError:  # it is there, and busy
+                return True
         return False
 
     def ensure_running(self) -> None:
@@ -181,8 +188,17 @@ class ControlClient:
     def update_deployment(self, name: str, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         return self._long("PATCH", f"/deployments/{_quoted(name)}", request, progress)
 
-    def rollback(self, name: str, revision: int | None, progress: Progress) -> dict[str, Any]:
-        return self._long("POST", f"/rollbacks/{_quoted(name)}", {"revision": revision}, progress)
+    def rollback(
+        self, name: str, revision: int | None, progress: Progress, *, reason: str = "", wait: bool = False
+    ) -> dict[str, Any]:
+        request = {"revision": revision, "reason": reason, "wait": wait}
+        return self._long("POST", f"/rollbacks/{_quoted(name)}", request, progress)
+
+    def promote(self, name: str, progress: Progress) -> dict[str, Any]:
+        return self._long("POST", f"/promotions/{_quoted(name)}", {}, progress)
+
+    def abort(self, name: str, progress: Progress) -> dict[str, Any]:
+        return self._long("POST", f"/aborts/{_quoted(name)}", {}, progress)
 
     def delete_deployment(self, name: str, endpoint: str | None = None) -> None:
         self._request("DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint})
@@ -199,11 +215,11 @@ class ControlClient:
         found: list[dict[str, Any]] = self._get(f"/history/{_quoted(name)}")
         return found
 
-    def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
-        return self._sent("POST", "/endpoints", {"name": name, "traffic": traffic})
+    def create_endpoint(self, name: str, traffic: object = None, sticky: object = None) -> dict[str, Any]:
+        return self._sent("POST", "/endpoints", {"name": name, "traffic": traffic, "sticky": sticky})
 
-    def update_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
-        return self._sent("PATCH", f"/endpoints/{_quoted(name)}", {"traffic": traffic})
+    def update_endpoint(self, name: str, traffic: object = None, sticky: object = None) -> dict[str, Any]:
+        return self._sent("PATCH", f"/endpoints/{_quoted(name)}", {"traffic": traffic, "sticky": sticky})
 
     def delete_endpoint(self, name: str) -> None:
         self._request("DELETE", f"/endpoints/{_quoted(name)}")
@@ -226,6 +242,7 @@ class ControlClient:
         return answer
 
     def _long(self, method: str, path: str, payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        payload = {**payload, "actor": _user()}
         with contextlib.closing(self._request(method, path, payload, stream=True)) as response:
             for message in _messages(response):
                 if "progress" in message:
@@ -304,6 +321,14 @@ def _error(response: urllib3.BaseHTTPResponse) -> RestaurantError:
         return from_json(json.loads(response.data), response.status)
     except ValueError:
         return RestaurantError(f"The server answered with status {response.status}.")
+
+
+def _user() -> str:
+    """Return the name of the system user, or the user id where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _quoted(name: str) -> str:

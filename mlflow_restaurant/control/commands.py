@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlflow_restaurant._version import __version__
-from mlflow_restaurant.config import DeploymentConfig
+from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, parse_options
 from mlflow_restaurant.control.controller import Controller
+from mlflow_restaurant.control.endpoints import EndpointCommands
 from mlflow_restaurant.control.jobs import Progress, clean_cache
-from mlflow_restaurant.control.planner import deployment_state
-from mlflow_restaurant.entities import (
-    Deployment,
-    Endpoint,
-    ModelArtifact,
-    Revision,
-    check_name,
-    isoformat,
-    parse_traffic,
-    plain_weights,
-    utcnow,
-)
-from mlflow_restaurant.errors import AlreadyExists, Conflict, DoesNotExist, InvalidRequest, one_line, quoted
-from mlflow_restaurant.states import DeploymentState, RevisionState
+from mlflow_restaurant.control.rollout import Rollout
+from mlflow_restaurant.control.schemas import schema_changes
+from mlflow_restaurant.control.views import Views
+from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
+from mlflow_restaurant.errors import AlreadyExists, Conflict, DoesNotExist, InvalidRequest, one_line
+from mlflow_restaurant.states import RevisionState
 
 Request = Mapping[str, Any]
-NO_BATCHING = "off: this version sends every request to the model alone"
 
 
 class Commands:
@@ -37,6 +26,8 @@ class Commands:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
+        self.views = Views(controller)
+        self.endpoints = EndpointCommands(controller, self.views)
         self.operations: dict[str, asyncio.Task[Any]] = {}
         self.deleting: set[str] = set()
 
@@ -47,12 +38,13 @@ class Commands:
 
         Args:
             request: ``model_uri``, ``flavor``, ``config``, ``endpoint``, ``tracking_uri``, ``registry_uri``,
-                ``environ``.
+                ``environ``, ``actor``.
             progress: told what is being done.
         """
         check_name(name)
         endpoint = _endpoint_name(request)
-        config = DeploymentConfig.from_options(request.get("config") or {})
+        config, change = parse_options(request.get("config") or {})
+        change.refuse_rollback(f"Deployment '{name}' is new, so there is nothing to roll back to")
         if name in self.controller.world.deployments or name in self.operations:
             raise AlreadyExists(
                 f"Deployment '{name}' exists already; update or delete it, or choose another name."
@@ -62,13 +54,21 @@ class Commands:
             now = utcnow()
             deployment = Deployment(name=name, endpoint=endpoint, created_at=now, updated_at=now)
             await self.controller.roll_out(
-                deployment, self._revision(name, 1, artifact, config, request), progress
+                deployment, self._revision(name, 1, artifact, config, request, change), progress
             )
-        return self.get(name)
+        return self.views.get(name)
 
     async def update(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
         """Bring a new revision of a deployment into service; every setting not named stays as it is."""
-        deployment = self._deployment(name, None)
+        options = request.get("config") or {}
+        self.views.deployment(name, None)
+        _, change = parse_options(options)
+        if change.rollback:
+            _refuse_beside_rollback(request, options)
+            return await self._roll_back(name, change, request, progress)
+        change.refuse_revision()
+        await self._turn(name, change, progress)
+        deployment = self.views.deployment(name, None)
         endpoint = _endpoint_name(request)
         if endpoint is not None and deployment.endpoint not in (None, endpoint):
             raise Conflict(
@@ -76,48 +76,90 @@ class Commands:
             )
         revisions = self.controller.world.revisions[name]
         current = revisions[deployment.serving or max(revisions)]
-        config = DeploymentConfig.from_options(request.get("config") or {}, current.config)
+        config, _ = parse_options(options, current.config)
         if request.get("flavor") and not request.get("model_uri"):
             raise InvalidRequest(
                 "A flavor can only be changed together with the model: give a model URI too."
             )
-        self._refuse_overlap(name)
         with self._operation(name):
             artifact = current.artifact
             if request.get("model_uri"):
                 artifact = await self._fetch(name, request, config, progress)
+                if deployment.serving is not None and not change.allow_schema_change:
+                    _refuse_other_input(name, current.artifact, artifact)
             elif config.env_manager != current.config.env_manager:
                 artifact = await self._with_environment(name, current, config, progress)
             stores = request if request.get("model_uri") else current.model_dump()
             # As it is now: an endpoint may have come or gone while the model was fetched.
-            deployment = self._deployment(name, None).model_copy(update={"updated_at": utcnow()})
+            deployment = self.views.deployment(name, None).model_copy(update={"updated_at": utcnow()})
             number = max(self.controller.world.revisions[name]) + 1
-            revision = self._revision(name, number, artifact, config, stores)
+            stores = {**stores, "actor": request.get("actor")}
+            revision = self._revision(name, number, artifact, config, stores, change)
             await self.controller.roll_out(deployment, revision, progress, endpoint)
-        return self.get(name)
+        return self.views.get(name)
 
-    async def rollback(self, name: str, number: int | None, progress: Progress) -> dict[str, Any]:
+    async def rollback(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
         """Bring an earlier revision's model and settings back, as a new revision.
 
         Args:
-            number: the revision to go back to; by default the one that served before the present one.
+            request: ``revision`` (by default the one that served before the present one), ``reason``, ``wait``,
+                ``actor``.
         """
-        deployment = self._deployment(name, None)
-        self._refuse_overlap(name)
+        given = {key: request[key] for key in ("revision", "reason", "wait") if request.get(key) is not None}
+        _, change = parse_options({"rollback": True, **given})
+        return await self._roll_back(name, change, request, progress)
+
+    async def _roll_back(
+        self, name: str, change: ChangeOptions, request: Request, progress: Progress
+    ) -> dict[str, Any]:
+        self.views.deployment(name, None)
+        await self._turn(name, change, progress)
+        deployment = self.views.deployment(name, None)
         revisions = self.controller.world.revisions[name]
-        old = self._earlier(deployment, number)
+        old = self._earlier(deployment, change.revision)
         with self._operation(name):
             revision = old.model_copy(
                 update={
                     "number": max(revisions) + 1,
                     "state": RevisionState.PENDING,
                     "message": f"as revision {old.number}",
+                    "batching": None,
+                    "actor": request.get("actor") or "",
+                    "reason": change.reason,
                     "created_at": utcnow(),
+                    "served_at": None,
+                    "ended_at": None,
+                    "trial": None,
                 }
             )
             deployment = deployment.model_copy(update={"updated_at": utcnow()})
-            await self.controller.roll_out(deployment, revision, progress)
-        return self.get(name)
+            await self.controller.roll_out(deployment, revision, progress, at_once=True)
+        return self.views.get(name)
+
+    async def promote(self, name: str, progress: Progress) -> dict[str, Any]:
+        """Let the revision that is being rolled out serve as soon as its replicas run, whatever its trial says."""
+        rollout = self._rollout(name)
+        progress(f"promoting revision {rollout.target}")
+        rollout.tried = False
+        self.controller.wake.set()
+        await rollout.ended.wait()
+        return self.views.get(name)
+
+    async def abort(self, name: str, progress: Progress) -> dict[str, Any]:
+        """Give up the revision that is being rolled out; the one before goes on alone."""
+        rollout = self._rollout(name)
+        progress(f"giving up revision {rollout.target}")
+        rollout.stopped = "it was aborted"
+        self.controller.wake.set()
+        await rollout.ended.wait()
+        return self.views.get(name)
+
+    def _rollout(self, name: str) -> Rollout:
+        self.views.deployment(name, None)
+        rollout = self.controller.rollouts.get(name)
+        if rollout is None:
+            raise Conflict(f"Deployment '{name}' has no rollout under way.")
+        return rollout
 
     async def delete(self, name: str, endpoint: str | None = None) -> None:
         """Take a deployment out of service; no error when there is none of that name."""
@@ -139,148 +181,22 @@ class Commands:
             try:
                 deployment = controller.world.deployments.get(name)
                 if deployment is not None:
-                    self._leave_endpoint(deployment)
+                    self.endpoints.leave(deployment)
                     controller.forget(name)
                 await controller.replicas_gone(name)
             finally:
                 self.deleting.discard(name)
 
-    def get(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        """Describe a deployment."""
-        deployment = self._deployment(name, endpoint)
-        controller = self.controller
-        revisions = controller.world.revisions[name]
-        revision = revisions[deployment.serving or max(revisions)]
-        state, message = self._state(deployment)
-        replicas = [r for r in controller.replicas.values() if r.revision.deployment == name]
-        return {
-            "name": name,
-            "flavor": revision.artifact.flavor,
-            "model_uri": revision.artifact.model_uri,
-            "model_version": revision.artifact.model_version,
-            "model_uuid": revision.artifact.model_uuid,
-            "endpoint": deployment.endpoint,
-            "revision": revision.number,
-            "state": state.value,
-            "message": message,
-            "replicas": [r.public() for r in sorted(replicas, key=lambda r: (r.revision.number, r.index))],
-            "url": f"{self.url()}/deployments/{name}",
-            "config": revision.config.to_dict(),
-            "env_manager": {"chosen": revision.artifact.env_manager, "reason": revision.artifact.env_reason},
-            "batching": NO_BATCHING,
-            "created_at": isoformat(deployment.created_at),
-            "updated_at": isoformat(deployment.updated_at),
-        }
-
-    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """Describe all deployments, or those of one endpoint."""
-        if endpoint is not None:
-            self._endpoint(endpoint)
-        deployments = self.controller.world.deployments.values()
-        return [self.get(d.name) for d in deployments if endpoint in (None, d.endpoint)]
-
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Describe the revisions of a deployment, the newest first."""
-        self._deployment(name, None)
-        revisions = sorted(self.controller.world.revisions[name].values(), key=lambda r: -r.number)
-        return [
-            {
-                "revision": r.number,
-                "state": r.state.value,
-                "model_uri": r.artifact.model_uri,
-                "model_version": r.artifact.model_version,
-                "model_uuid": r.artifact.model_uuid,
-                "config": r.config.to_dict(),
-                "message": r.message,
-                "created_at": isoformat(r.created_at),
-            }
-            for r in revisions
-        ]
-
-    # -- endpoints
-
-    async def create_endpoint(self, name: str, traffic: object = None) -> dict[str, Any]:
-        """Make an endpoint, with a traffic split or without."""
-        check_name(name, "an endpoint")
-        if name in self.controller.world.endpoints:
-            raise AlreadyExists(
-                f"Endpoint '{name}' exists already; update or delete it, or choose another name."
-            )
-        now = utcnow()
-        return await self._save_endpoint(Endpoint(name=name, created_at=now, updated_at=now), traffic)
-
-    async def update_endpoint(self, name: str, traffic: object) -> dict[str, Any]:
-        """Change the traffic split of an endpoint."""
-        return await self._save_endpoint(self._endpoint(name), traffic)
-
-    async def delete_endpoint(self, name: str) -> None:
-        """Remove an endpoint; its deployments stay. No error when there is none of that name."""
-        world = self.controller.world
-        if name not in world.endpoints:
-            return
-        self.controller.store.delete_endpoint(name)
-        del world.endpoints[name]
-        for deployment in list(world.deployments.values()):
-            if deployment.endpoint == name:
-                world.deployments[deployment.name] = deployment.model_copy(update={"endpoint": None})
-        await self.controller.gateways_told()
-
-    def get_endpoint(self, name: str) -> dict[str, Any]:
-        """Describe an endpoint."""
-        endpoint = self._endpoint(name)
-        members = [d.name for d in self.controller.world.deployments.values() if d.endpoint == name]
-        return {
-            "name": name,
-            "traffic": plain_weights(endpoint.traffic),
-            "deployments": members,
-            "url": f"{self.url()}/endpoints/{name}",
-            "created_at": isoformat(endpoint.created_at),
-            "updated_at": isoformat(endpoint.updated_at),
-        }
-
-    def list_endpoints(self) -> list[dict[str, Any]]:
-        """Describe all endpoints."""
-        return [self.get_endpoint(name) for name in self.controller.world.endpoints]
-
-    # -- the server
-
-    def url(self) -> str:
-        """Return the address of the gateway, as a caller on this machine reaches it."""
-        host, port = self.controller.gateways.address
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-
-    async def status(self) -> dict[str, Any]:
-        """Describe the server and what its deployments did in the last minute."""
-        stats = await self.controller.gateways.stats()
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "home": str(self.controller.home.path),
-            "url": self.url(),
-            "gateways": len(self.controller.gateways.gateways),
-            "deployments": [
-                {**d, "last_minute": _summary(stats.get(d["name"], []))} for d in self.list_deployments()
-            ],
-            "endpoints": self.list_endpoints(),
-        }
-
     # -- parts
-
-    def _deployment(self, name: str, endpoint: str | None) -> Deployment:
-        deployment = self.controller.world.deployments.get(name)
-        if deployment is None:
-            known = one_line(", ".join(self.controller.world.deployments) or "none")
-            raise DoesNotExist(f"There is no deployment {quoted(name)} here; known: {known}.")
-        if endpoint is not None and deployment.endpoint != endpoint:
-            raise DoesNotExist(f"There is no deployment '{name}' in endpoint '{endpoint}'.")
-        return deployment
 
     def _earlier(self, deployment: Deployment, number: int | None) -> Revision:
         """Return the revision to go back to."""
-        name, revisions = deployment.name, self.controller.world.revisions[deployment.name]
+        name, world = deployment.name, self.controller.world
+        revisions, kept = world.revisions[name], world.kept(name)
         if number is None:
-            served = [r for r in revisions.values() if r.state is RevisionState.SUPERSEDED]
+            served = [
+                r for r in revisions.values() if r.state is RevisionState.SUPERSEDED and r.number in kept
+            ]
             if not served:
                 raise Conflict(f"Deployment '{name}' has no earlier revision that served.")
             return max(served, key=lambda r: r.number)
@@ -290,21 +206,17 @@ class Commands:
             )
         if number == deployment.serving:
             raise Conflict(f"Revision {number} of deployment '{name}' serves already.")
+        if revisions[number].state is not RevisionState.SUPERSEDED:
+            raise Conflict(
+                f"Revision {number} of deployment '{name}' never served, so there is nothing to go back to;"
+                f" see 'mlflow-restaurant history {name}'."
+            )
+        if number not in kept:
+            raise Conflict(
+                f"The model of revision {number} of deployment '{name}' is not kept any more (keep_revisions);"
+                " deploy its model URI with an update instead."
+            )
         return revisions[number]
-
-    def _endpoint(self, name: str) -> Endpoint:
-        endpoint = self.controller.world.endpoints.get(name)
-        if endpoint is None:
-            known = one_line(", ".join(self.controller.world.endpoints) or "none")
-            raise DoesNotExist(f"There is no endpoint {quoted(name)} here; known: {known}.")
-        return endpoint
-
-    def _state(self, deployment: Deployment) -> tuple[DeploymentState, str]:
-        wanted = self.controller.wanted_of(deployment.name)
-        if wanted.serving is None and wanted.target is None:
-            return deployment.state, deployment.message
-        state, message = deployment_state(wanted, [r.seen() for r in self.controller.replicas.values()])
-        return state, message or deployment.message
 
     async def _overtake(self, name: str) -> None:
         """Give up what is under way for a deployment; a deletion is waited for."""
@@ -314,9 +226,24 @@ class Commands:
                 operation.cancel()
             await asyncio.wait([operation])
 
-    def _refuse_overlap(self, name: str) -> None:
-        if name in self.operations or name in self.controller.rollouts:
-            raise Conflict(f"Deployment '{name}' is being updated; wait until that is done, or delete it.")
+    async def _turn(self, name: str, change: ChangeOptions, progress: Progress) -> None:
+        """Wait, if asked to, until nothing else changes a deployment.
+
+        Raises:
+            Conflict: something does, and it is not waited for.
+        """
+        while name in self.operations or name in self.controller.rollouts:
+            if not change.wait:
+                raise Conflict(
+                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true), or delete it."
+                )
+            progress("waiting for the change that is under way")
+            operation, rollout = self.operations.get(name), self.controller.rollouts.get(name)
+            if operation is not None:
+                await asyncio.wait([operation])
+            elif rollout is not None:
+                await rollout.ended.wait()
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def _operation(self, name: str) -> Iterator[None]:
@@ -359,7 +286,13 @@ class Commands:
         )
 
     def _revision(
-        self, name: str, number: int, artifact: ModelArtifact, config: DeploymentConfig, stores: Request
+        self,
+        name: str,
+        number: int,
+        artifact: ModelArtifact,
+        config: DeploymentConfig,
+        stores: Request,
+        change: ChangeOptions,
     ) -> Revision:
         return Revision(
             deployment=name,
@@ -369,33 +302,10 @@ class Commands:
             tracking_uri=stores.get("tracking_uri"),
             registry_uri=stores.get("registry_uri"),
             state=RevisionState.PENDING,
+            actor=stores.get("actor") or "",
+            reason=change.reason,
             created_at=utcnow(),
         )
-
-    def _leave_endpoint(self, deployment: Deployment) -> None:
-        endpoint = self.controller.world.endpoints.get(deployment.endpoint or "")
-        if endpoint is not None and deployment.name in endpoint.traffic:
-            traffic = {name: w for name, w in endpoint.traffic.items() if name != deployment.name}
-            endpoint = endpoint.model_copy(update={"traffic": traffic, "updated_at": utcnow()})
-            self.controller.store.save(endpoint=endpoint)
-            self.controller.world.endpoints[endpoint.name] = endpoint
-
-    async def _save_endpoint(self, endpoint: Endpoint, traffic: object) -> dict[str, Any]:
-        weights = parse_traffic(traffic) if traffic not in (None, "") else dict(endpoint.traffic)
-        joining = []
-        for name in weights:
-            deployment = self._deployment(name, None)
-            if deployment.endpoint not in (None, endpoint.name):
-                raise Conflict(f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}' already.")
-            if deployment.endpoint is None:
-                joining.append(deployment.model_copy(update={"endpoint": endpoint.name}))
-        endpoint = endpoint.model_copy(update={"traffic": weights, "updated_at": utcnow()})
-        self.controller.store.save(endpoint=endpoint, joining=joining)
-        self.controller.world.endpoints[endpoint.name] = endpoint
-        for deployment in joining:
-            self.controller.world.remember(deployment)
-        await self.controller.gateways_told()
-        return self.get_endpoint(endpoint.name)
 
     def _clean_cache(self) -> None:
         if self.operations:
@@ -409,15 +319,30 @@ def _endpoint_name(request: Request) -> str | None:
     return None if endpoint is None else check_name(endpoint, "an endpoint")
 
 
-def _summary(samples: list[tuple[float, float, int]]) -> dict[str, Any]:
-    """Return requests a second, latencies (ms) and errors of the last minute."""
-    took = sorted(s[1] * 1000 for s in samples)
-    errors = sum(s[2] >= 500 for s in samples)
-    span = max((s[0] for s in samples), default=0.0)
-    return {
-        "requests": len(samples),
-        "requests_per_s": round(len(samples) / max(span, 1.0), 2),
-        "p50_ms": round(statistics.median(took), 2) if took else None,
-        "p95_ms": round(took[min(len(took) - 1, int(0.95 * len(took)))], 2) if took else None,
-        "errors": errors,
-    }
+def _refuse_beside_rollback(request: Request, options: Mapping[str, Any]) -> None:
+    """Refuse a model or settings that are given together with a rollback.
+
+    Raises:
+        InvalidRequest: there are some.
+    """
+    settings = [key for key in options if key not in ChangeOptions.model_fields]
+    if request.get("model_uri"):
+        settings.insert(0, "a model URI")
+    if settings:
+        raise InvalidRequest(
+            f"A rollback brings back an earlier revision's model and settings: give no other ({settings[0]})."
+        )
+
+
+def _refuse_other_input(name: str, old: ModelArtifact, new: ModelArtifact) -> None:
+    """Refuse a model whose input is not that of the one that serves.
+
+    Raises:
+        Conflict: it differs in a way that callers would notice.
+    """
+    changes = schema_changes(old.signature, new.signature)
+    if changes:
+        raise Conflict(
+            f"Callers of deployment '{name}' would notice: {one_line('; '.join(changes))}. Log the model with the"
+            " signature of the one that serves, or let it change with -C allow_schema_change=true."
+        )

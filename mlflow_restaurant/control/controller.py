@@ -10,21 +10,35 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from collections import Counter
 
-from mlflow_restaurant.config import ServerSettings
+from mlflow_restaurant.config import DeploymentConfig, ServerSettings
 from mlflow_restaurant.control import planner
+from mlflow_restaurant.control.batching import decide
 from mlflow_restaurant.control.gateways import GatewayFleet
+from mlflow_restaurant.control.golden import golden_of
 from mlflow_restaurant.control.jobs import Jobs, Progress
-from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Wanted
+from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replicas import KIND as REPLICA
 from mlflow_restaurant.control.replicas import Replica, append_log, call_replica
+from mlflow_restaurant.control.rollout import Rollout
+from mlflow_restaurant.control.scaler import Scaler
+from mlflow_restaurant.control.scaling import Scale
 from mlflow_restaurant.control.store import Store
+from mlflow_restaurant.control.tryout import Tryout
 from mlflow_restaurant.control.world import World
-from mlflow_restaurant.entities import Deployment, ReplicaRoute, Revision, RouteTable, utcnow
+from mlflow_restaurant.entities import (
+    BatchDecision,
+    Deployment,
+    ReplicaRoute,
+    Revision,
+    RouteTable,
+    utcnow,
+)
 from mlflow_restaurant.errors import Cancelled, DeployFailed, HomeError, RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Launcher
+from mlflow_restaurant.process.memory import private_mb
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
 from mlflow_restaurant.process.watch import end_process
 from mlflow_restaurant.states import (
@@ -39,27 +53,12 @@ from mlflow_restaurant.states import (
 PUSH_RETRY_S = 0.2
 PROBE_TIMEOUT_S = 5.0
 TELL_TIMEOUT_S = 10.0
+WEIGH_S = 1.0
+"""Time between two looks at the memory of replicas that have a limit."""
+RECYCLE_S = 10.0
+"""Time for what is in flight to a replica that is replaced for its memory."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Rollout:
-    """A revision on its way into service, and who waits for it."""
-
-    target: int
-    progress: Progress = lambda _: None
-    done: asyncio.Future[None] | None = None
-    endpoint: str | None = None
-    cancelled: bool = False
-
-    def finish(self, error: RestaurantError | None) -> None:
-        if self.done is None or self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
 
 
 class Controller:
@@ -78,6 +77,8 @@ class Controller:
         self.serving = asyncio.Event()
         self.untold: list[asyncio.Future[None]] = []
         self.stopping: dict[str, asyncio.Task[None]] = {}
+        self.recycling: dict[str, asyncio.Task[None]] = {}
+        self.scaler = Scaler(self, self.gateways.activity, settings.max_total_memory_mb)
         self.ended = False
 
     # -- life of the controller
@@ -86,7 +87,11 @@ class Controller:
         """Open the port, take over what runs, and go on with what was interrupted."""
         await self.gateways.start()
         await self._adopt_replicas()
-        self.rollouts = {name: Rollout(number) for name, number in self.world.interrupted().items()}
+        self.scaler.begin(Counter(r.revision.deployment for r in self.replicas.values()))
+        self.rollouts = {
+            name: Rollout(number, tried=self._is_tried(name, number), gradual=self._is_gradual(name, number))
+            for name, number in self.world.interrupted().items()
+        }
 
     async def run(self) -> None:
         """Plan and act until `stop`."""
@@ -101,6 +106,17 @@ class Controller:
             timeout = self._pause()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), timeout)
+
+    async def weigh(self) -> None:
+        """Replace replicas whose memory has grown beyond their limit, until cancelled."""
+        while True:
+            await asyncio.sleep(WEIGH_S)
+            for replica in list(self.replicas.values()):
+                limit = replica.revision.config.max_memory_mb
+                if limit and replica.pid is not None and replica.takes_requests():
+                    used = await asyncio.to_thread(private_mb, replica.pid)
+                    if used > limit and replica.takes_requests():
+                        replica.recycle(f"it uses {used:.0f} MB of memory, more than max_memory_mb={limit:g}")
 
     async def wait_until_serving(self, timeout_s: float) -> None:
         """Wait until every gateway has a route table, and so answers callers.
@@ -137,7 +153,9 @@ class Controller:
     async def _adopt(self, record: ProcessRecord) -> None:
         name, number, index = (record.details.get(k) for k in ("deployment", "revision", "index"))
         revision = self.world.revisions.get(str(name), {}).get(number) if isinstance(number, int) else None
-        if revision is not None and isinstance(index, int) and record.alive():
+        # One of a revision that did not serve yet may not have scored its example: it is started again.
+        served = revision is not None and revision.state is not RevisionState.PENDING
+        if revision is not None and served and isinstance(index, int) and record.alive():
             replica = self._replica(revision, index)
             try:
                 status, _ = await call_replica(
@@ -159,13 +177,13 @@ class Controller:
         return [self.wanted_of(name) for name in self.world.deployments]
 
     def wanted_of(self, name: str) -> Wanted:
-        rollout = self.rollouts.get(name)
-        return self.world.wanted(name, rollout.target if rollout else None)
+        scale = self.scaler.scales.get(name)
+        return self.world.wanted(name, self.rollouts.get(name), None if scale is None else scale.replicas)
 
     async def _step(self) -> None:
         for name, rollout in list(self.rollouts.items()):
-            if rollout.cancelled:
-                await self._fail(Fail(name, rollout.target, "it was given up"))
+            if (reason := rollout.verdict()) and not rollout.undone:
+                await self._fail_or_undo(Fail(name, rollout.target, reason))
         seen = [r.seen() for r in self.replicas.values()]
         for action in planner.plan(self.wanted(), seen, time.monotonic()):
             if self._still_applies(action):
@@ -181,6 +199,7 @@ class Controller:
                 future.set_result(None)
         self.serving.set()
         self._stop_drained()
+        self._end_recycled()
 
     def _still_applies(self, action: planner.Action) -> bool:
         """Tell whether what the action is about is still there: a command may have come in between."""
@@ -201,8 +220,10 @@ class Controller:
             self.replicas[action.id].restart()
         elif isinstance(action, Stop):
             self._retire(self.replicas[action.id])
+        elif isinstance(action, Try):
+            self._try(action)
         else:
-            await (self._promote(action) if isinstance(action, Promote) else self._fail(action))
+            await (self._promote(action) if isinstance(action, Promote) else self._fail_or_undo(action))
             self.wake.set()  # what the old or the failed revision had running is not wanted any more
 
     def _replica(self, revision: Revision, index: int) -> Replica:
@@ -229,6 +250,18 @@ class Controller:
             if replica.state is ReplicaState.DRAINING and replica.id not in self.stopping:
                 self._stop(replica, drain=True)
 
+    def _end_recycled(self) -> None:
+        for replica in list(self.replicas.values()):
+            if replica.recycled and replica.key not in self.recycling:
+                self.recycling[replica.key] = asyncio.ensure_future(self._recycle(replica, replica.key))
+
+    async def _recycle(self, replica: Replica, key: str) -> None:
+        try:
+            await self.gateways.drain(key, min(RECYCLE_S, replica.revision.config.timeout_s))
+            replica.end(key)
+        finally:
+            self.recycling.pop(key, None)
+
     def _stop(self, replica: Replica, *, drain: bool) -> None:
         async def stop() -> None:
             if drain:
@@ -248,12 +281,39 @@ class Controller:
         replica.gone.set()
         self.wake.set()
 
+    def _is_tried(self, name: str, number: int) -> bool:
+        """Tell whether a revision must be tried before it serves: by its strategy, beside one that serves."""
+        return bool(self.world.revisions[name][number].config.shares()) and (
+            self.world.deployments[name].serving is not None
+        )
+
+    def _is_gradual(self, name: str, number: int) -> bool:
+        """Tell whether a revision takes the place of the one that serves one replica at a time."""
+        serving = self.world.deployments[name].serving
+        return serving is not None and not self.world.revisions[name][number].config.shares()
+
+    def _try(self, action: Try) -> None:
+        """Begin the trial of a revision whose replicas all run."""
+        name, rollout = action.deployment, self.rollouts[action.deployment]
+        revision = self._with_batching(name, action.revision)
+
+        def note(text: str) -> None:
+            append_log(self.home, name, text)
+
+        rollout.tryout = Tryout(revision, self.gateways.trials, self.wake.set, rollout.progress, note)
+        rollout.tryout.start()
+
     async def _promote(self, action: Promote) -> None:
         name, rollout = action.deployment, self.rollouts.pop(action.deployment)
         old = self.world.deployments[name]
-        pending = self.world.revisions[name][action.revision]
+        pending = self._with_batching(name, action.revision)
         revision = pending.model_copy(
-            update={"state": advance(REVISION_TRANSITIONS, pending.state, RevisionState.SERVING)}
+            update={
+                "state": advance(REVISION_TRANSITIONS, pending.state, RevisionState.SERVING),
+                "trial": rollout.tryout.report if rollout.tryout is not None else None,
+                "golden": pending.golden or golden_of(self._answers(pending)),
+                "served_at": utcnow(),
+            }
         )
         deployment = old.model_copy(
             update={
@@ -278,15 +338,54 @@ class Controller:
             await self._fail(Fail(name, action.revision, e.message))
             return
         self.world.remember(deployment, revision)
+        self.scaler.forget(name)
         if endpoint is not None:
             self.world.endpoints[endpoint.name] = endpoint
         if old.serving is not None:
             superseded = self.world.revisions[name][old.serving]
-            self.world.remember(deployment, superseded.model_copy(update={"state": RevisionState.SUPERSEDED}))
+            self.world.remember(
+                deployment,
+                superseded.model_copy(
+                    update={"state": RevisionState.SUPERSEDED, "ended_at": revision.served_at}
+                ),
+            )
+        for replica in self._replicas_of(revision):
+            replica.revision = revision
         append_log(self.home, name, f"revision {action.revision} serves")
         self._retable()
         self.published = await self.gateways.publish(self.table)
         rollout.finish(None)
+
+    def _replicas_of(self, revision: Revision) -> list[Replica]:
+        key = (revision.deployment, revision.number)
+        return [r for r in self.replicas.values() if (r.revision.deployment, r.revision.number) == key]
+
+    def _answers(self, revision: Revision) -> list[bytes]:
+        """Return what the replicas of a revision answered to its input example."""
+        return [answer for replica in self._replicas_of(revision) for answer in replica.answers]
+
+    def _with_batching(self, name: str, number: int) -> Revision:
+        """Decide whether the requests of a revision are merged, before it gets the first."""
+        revision = self.world.revisions[name][number]
+        if revision.batching is None:
+            revision = revision.model_copy(update={"batching": self._decide_batching(revision)})
+            self.world.remember(self.world.deployments[name], revision)
+        return revision
+
+    def _decide_batching(self, revision: Revision) -> BatchDecision:
+        found = [replica.disagreement for replica in self._replicas_of(revision)]
+        disagrees = next(filter(None, found), "" if "" in found else None)
+        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees)
+
+    async def _fail_or_undo(self, action: Fail) -> None:
+        """Give a rollout up; where it has taken replicas' places already, the old ones come back first."""
+        rollout = self.rollouts[action.deployment]
+        if rollout.gradual and not rollout.undone:
+            rollout.undone = action.reason
+            rollout.progress(f"going back: {action.reason}")
+            self.wake.set()
+        else:
+            await self._fail(Fail(action.deployment, action.revision, rollout.undone or action.reason))
 
     async def _fail(self, action: Fail) -> None:
         """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
@@ -301,7 +400,7 @@ class Controller:
             if deployment.serving is None and rollout.done is not None:
                 self.forget(name)
             else:
-                self._record_failure(deployment, action)
+                self._record_failure(deployment, action, rollout)
         except HomeError as e:
             _logger.error("a failed rollout could not be recorded: %s", e)
             if deployment.serving is None:
@@ -309,10 +408,15 @@ class Controller:
         finally:
             rollout.finish(error)
 
-    def _record_failure(self, deployment: Deployment, action: Fail) -> None:
+    def _record_failure(self, deployment: Deployment, action: Fail, rollout: Rollout) -> None:
         name = deployment.name
         failed = self.world.revisions[name][action.revision].model_copy(
-            update={"state": RevisionState.FAILED, "message": action.reason}
+            update={
+                "state": RevisionState.FAILED,
+                "message": action.reason,
+                "trial": rollout.tryout.report if rollout.tryout is not None else None,
+                "ended_at": utcnow(),
+            }
         )
         if deployment.serving is None:
             state, message = DeploymentState.DEPLOY_FAILED, action.reason
@@ -327,19 +431,51 @@ class Controller:
         self.world.remember(deployment, failed)
         self.store.save(deployment=deployment, revision=failed, note=("failed", action.reason))
 
+    # -- what the scaler needs
+
+    def configs(self) -> dict[str, DeploymentConfig]:
+        """Return the settings of the deployments that serve and are not being changed."""
+        return {
+            name: self.world.revisions[name][deployment.serving].config
+            for name, deployment in self.world.deployments.items()
+            if deployment.serving is not None and name not in self.rollouts
+        }
+
+    def processes(self) -> list[Replica]:
+        """Return the replicas that run, start, or are about to end."""
+        return list(self.replicas.values())
+
+    def scaled(self, name: str, scale: Scale) -> None:
+        """Note that a deployment has another number of replicas now."""
+        text = f"{scale.replicas} replicas: {scale.reason}" if scale.replicas else f"asleep: {scale.reason}"
+        append_log(self.home, name, text)
+        with contextlib.suppress(HomeError):  # a full disk is no reason to keep anybody waiting
+            self.store.note(name, "scaled", text)
+        self.wake.set()
+
     # -- changes of what should run, made by commands
 
     def forget(self, name: str) -> None:
         """Remove a deployment; its replicas are stopped by the loop."""
         self.store.delete_deployment(name)
         self.world.forget(name)
+        self.scaler.forget(name)
         self.rollouts.pop(name, None)
         self.wake.set()
 
     async def roll_out(
-        self, deployment: Deployment, revision: Revision, progress: Progress, endpoint: str | None = None
+        self,
+        deployment: Deployment,
+        revision: Revision,
+        progress: Progress,
+        endpoint: str | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Record a new revision and wait until it serves; then the deployment joins `endpoint`, if one is named.
+
+        Args:
+            at_once: without the trial that its strategy asks for.
 
         Raises:
             DeployFailed: it does not come into service; whatever served before still does.
@@ -351,19 +487,21 @@ class Controller:
             note=("revision", f"revision {revision.number} of {revision.artifact.model_uri}"),
         )
         self.world.remember(deployment, revision)
-        rollout = Rollout(revision.number, progress, asyncio.get_running_loop().create_future(), endpoint)
+        tried = not at_once and self._is_tried(deployment.name, revision.number)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gradual = not tried and deployment.serving is not None
+        rollout = Rollout(revision.number, progress, done, endpoint, tried, gradual=gradual)
         self.rollouts[deployment.name] = rollout
         count = revision.config.replicas
         progress(f"starting {count} replica{'s' if count > 1 else ''} of revision {revision.number}")
         self.wake.set()
-        assert rollout.done is not None
         try:
-            await asyncio.shield(rollout.done)
+            await asyncio.shield(done)
         except asyncio.CancelledError:
-            rollout.cancelled = True
+            rollout.stopped = "it was given up"
             self.wake.set()
-            await asyncio.wait([rollout.done])  # until nothing of it is left
-            rollout.done.exception()
+            await asyncio.wait([done])  # until nothing of it is left
+            done.exception()
             raise
 
     def suspect(self, key: str, reason: str) -> None:
@@ -388,10 +526,13 @@ class Controller:
     def _retable(self) -> None:
         running: dict[tuple[str, int], list[ReplicaRoute]] = {}
         for replica in self.replicas.values():
-            if replica.state is ReplicaState.RUNNING:
+            if replica.takes_requests():
                 key = (replica.revision.deployment, replica.revision.number)
                 running.setdefault(key, []).append(replica.route())
-        deployments = self.world.deployment_routes(running)
+        for name, rollout in self.rollouts.items():
+            if rollout.gradual and running.get((name, rollout.target)):
+                self._with_batching(name, rollout.target)
+        deployments = self.world.deployment_routes(running, self.rollouts, self.scaler.is_asleep)
         endpoints = self.world.endpoint_routes(deployments)
         if (deployments, endpoints) != (
             self.table.deployments,

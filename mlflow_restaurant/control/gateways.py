@@ -36,6 +36,7 @@ KIND = "gateway"
 BACKLOG = 2048
 START_TIMEOUT_S = 30.0
 PUSH_TIMEOUT_S = 5.0
+ASK_TIMEOUT_S = 2.0
 GRACE_S = 5.0
 
 
@@ -257,6 +258,20 @@ class GatewayFleet:
                 for name, samples in (await gateway.call("GET", "/stats")).items():
                     merged.setdefault(name, []).extend((s[0], s[1], int(s[2])) for s in samples)
         return merged
+
+    async def trials(self) -> list[dict[str, Any]]:
+        """Return what each gateway counted of the trials under way, by deployment."""
+        return await self._ask_all("/trials")
+
+    async def activity(self) -> list[dict[str, Any]]:
+        """Return what callers do by each gateway, by deployment."""
+        return await self._ask_all("/activity")
+
+    async def _ask_all(self, path: str) -> list[dict[str, Any]]:
+        """Ask every gateway; one that hangs is left out."""
+        calls = [g.call("GET", path, timeout_s=ASK_TIMEOUT_S) for g in list(self.gateways.values())]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer for answer in found if isinstance(answer, dict)]
 
     async def stop(self) -> None:
         """Stop every gateway and close the port."""

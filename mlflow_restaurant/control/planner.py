@@ -1,8 +1,10 @@
 """What to do next, from what should run and what does. Pure: values and a clock in, actions out.
 
 A deployment has at most two revisions that may run: the one that serves and, while it is being rolled out, its
-successor. New replicas start beside the old ones; only when all of them run is the new revision promoted, and only
-then are the old ones drained and stopped. Whatever runs and is not wanted is stopped, whatever is wanted and does
+successor. New replicas start beside the old ones, all at once or one at a time; in the latter case each that runs takes
+its share of the requests, and one old one is drained and stopped for it. Only when all of them run is the new revision
+promoted, and only then does the last of the old ones go. A rollout that fails half-way is undone in the same manner: an
+old replica comes back before a new one goes. Whatever runs and is not wanted is stopped, whatever is wanted and does
 not run is started: a restart of the controller needs no other path than this one.
 """
 
@@ -10,23 +12,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from mlflow_restaurant.states import DeploymentState, ReplicaState
 
 QUICK_DEATH_S = 30.0
 FATAL_AFTER_QUICK_DEATHS = 5
+ASLEEP = "asleep until the next request"
+KEEPS_DYING = 2
+"""Quick deaths of a replica that end the trial of its revision."""
 FIRST_BACKOFF_S = 0.5
 SLOW_RETRY_S = 30.0
 
 
+class Trial(Enum):
+    """How far the trial of a target has come."""
+
+    DUE = auto()
+    UNDER_WAY = auto()
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """What should run of one deployment: `serving` and `target` are revision numbers."""
+    """What should run of one deployment: `serving` and `target` are revision numbers.
+
+    Attributes:
+        trial: whether the target must be tried before it serves: not, not begun, or under way.
+        gradual: whether the target takes the place of the serving revision one replica at a time.
+        undone: whether that goes backwards.
+    """
 
     deployment: str
     serving: int | None
     target: int | None
     replicas: dict[int, int]
+    trial: Trial | None = None
+    gradual: bool = False
+    undone: bool = False
 
     def revisions(self) -> set[int]:
         return {number for number in (self.serving, self.target) if number is not None}
@@ -34,7 +56,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one replica does now. `retry_at` is when it may be started again, in seconds of the given clock."""
+    """What one replica does now.
+
+    Attributes:
+        retry_at: when it may be started again, in seconds of the given clock.
+        stray: how its answer to the model's input example differs from the golden one.
+    """
 
     id: str
     deployment: str
@@ -43,6 +70,8 @@ class Seen:
     state: ReplicaState
     retry_at: float = 0.0
     error: str = ""
+    quick_deaths: int = 0
+    stray: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +98,16 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Try:
+    """All replicas of the target run: begin its trial."""
+
+    deployment: str
+    revision: int
+
+
+@dataclass(frozen=True)
 class Promote:
-    """All replicas of the target run: let it serve."""
+    """All replicas of the target run, and its trial is over where it had one: let it serve."""
 
     deployment: str
     revision: int
@@ -85,7 +122,7 @@ class Fail:
     reason: str
 
 
-Action = Start | Restart | Stop | Promote | Fail
+Action = Start | Restart | Stop | Try | Promote | Fail
 
 ENDED = (ReplicaState.BACKOFF, ReplicaState.FATAL)
 GOING = (ReplicaState.DRAINING, ReplicaState.STOPPED)
@@ -114,28 +151,85 @@ def _is_wanted(replica: Seen, wanted: Wanted | None) -> bool:
 
 def _plan_deployment(wanted: Wanted, seen: Sequence[Seen], now: float) -> Iterable[Action]:
     mine = [r for r in seen if r.state not in GOING and _is_wanted(r, wanted)]
-    failed = _failure(wanted, mine)
+    failed = None if wanted.undone else _failure(wanted, mine)
     if failed is not None:
         yield failed
-    for revision in sorted(wanted.revisions()):
-        if failed is not None and revision == wanted.target:
-            continue
-        there = {r.index for r in mine if r.revision == revision}
-        for index in range(wanted.replicas[revision]):
-            if index not in there:
-                yield Start(wanted.deployment, revision, index)
+    if wanted.gradual and wanted.serving is not None and wanted.target is not None:
+        if failed is None:
+            draining = [r for r in seen if r.state is ReplicaState.DRAINING]
+            yield from _exchange(wanted, wanted.serving, wanted.target, mine, draining)
+    else:
+        for revision in sorted(wanted.revisions()):
+            if failed is None or revision != wanted.target:
+                yield from _missing(wanted, revision, mine, wanted.replicas[revision])
     for replica in mine:
-        if replica.state in ENDED and replica.revision == wanted.serving and replica.retry_at <= now:
+        tried = wanted.trial is Trial.UNDER_WAY and failed is None and replica.revision == wanted.target
+        if (
+            replica.state in ENDED
+            and (replica.revision == wanted.serving or tried)
+            and replica.retry_at <= now
+        ):
             yield Restart(replica.id)
-    if failed is None and wanted.target is not None:
-        running = [r for r in mine if r.revision == wanted.target and r.state is ReplicaState.RUNNING]
-        if len(running) == wanted.replicas[wanted.target]:
-            yield Promote(wanted.deployment, wanted.target)
+    if failed is None and wanted.target is not None and _is_complete(wanted, mine):
+        yield (Promote if wanted.trial is None else Try)(wanted.deployment, wanted.target)
+
+
+def _is_complete(wanted: Wanted, mine: Sequence[Seen]) -> bool:
+    """Tell whether all replicas of the target run, and nothing else is to come before it serves."""
+    return (
+        wanted.target is not None
+        and not wanted.undone
+        and wanted.trial is not Trial.UNDER_WAY
+        and len(_running(mine, wanted.target)) == wanted.replicas[wanted.target]
+    )
+
+
+def _missing(wanted: Wanted, revision: int, mine: Sequence[Seen], count: int) -> Iterable[Action]:
+    """Start replicas of a revision until `count` are there."""
+    there = {r.index for r in mine if r.revision == revision}
+    free = [index for index in range(wanted.replicas[revision]) if index not in there]
+    for index in free[: max(0, count - len(there))]:
+        yield Start(wanted.deployment, revision, index)
+
+
+def _exchange(
+    wanted: Wanted, serving: int, target: int, mine: Sequence[Seen], draining: Sequence[Seen]
+) -> Iterable[Action]:
+    """Bring replicas of one revision, and let as many of the other go; never fewer run than before, nor two more."""
+    coming, going = (serving, target) if wanted.undone else (target, serving)
+    full = max(wanted.replicas[serving], 0 if wanted.undone else wanted.replicas[target])
+    come, go = _running(mine, coming), _running(mine, going)
+    hopeless = any(r.state is ReplicaState.FATAL for r in mine if r.revision == serving)
+    if wanted.undone and (hopeless or len(come) == wanted.replicas[coming]):
+        yield Fail(wanted.deployment, target, "")
+        return
+    if len(come) == wanted.replicas[coming]:
+        return
+    there = sum(r.revision == going and r.state not in ENDED for r in (*mine, *draining))
+    if wanted.undone:
+        for replica in mine:
+            if replica.revision == going and replica.state is not ReplicaState.RUNNING:
+                yield Stop(replica.id)
+    yield from _missing(wanted, coming, mine, max(1, full + 1 - there))
+    spare = len(come) + len(go) - full
+    for replica in sorted(go, key=lambda r: -r.index)[: max(0, spare)]:
+        yield Stop(replica.id)
+    if not wanted.undone:
+        short = full - len(come) - sum(r.revision == serving for r in mine)
+        if short > 0:  # one of the old ones is gone altogether
+            yield from _missing(wanted, serving, mine, sum(r.revision == serving for r in mine) + short)
+
+
+def _running(mine: Iterable[Seen], revision: int) -> list[Seen]:
+    return [r for r in mine if r.revision == revision and r.state is ReplicaState.RUNNING]
 
 
 def _failure(wanted: Wanted, mine: Iterable[Seen]) -> Fail | None:
     for replica in mine:
-        if wanted.target is not None and replica.revision == wanted.target and replica.state in ENDED:
+        if wanted.target is None or replica.revision != wanted.target or replica.state not in ENDED:
+            continue
+        # On trial, one death may be bad luck: the replica is started again, and callers were served by another.
+        if wanted.trial is not Trial.UNDER_WAY or replica.quick_deaths >= KEEPS_DYING:
             return Fail(wanted.deployment, wanted.target, replica.error)
     return None
 
@@ -175,7 +269,12 @@ def deployment_state(wanted: Wanted, seen: Iterable[Seen]) -> tuple[DeploymentSt
     for replica in mine:
         if replica.state is ReplicaState.FATAL:
             return DeploymentState.UNHEALTHY, f"replica {replica.id} keeps ending: {replica.error}"
+    if wanted.serving is not None and wanted.replicas[wanted.serving] == 0:
+        return DeploymentState.HEALTHY, ASLEEP
     running = [r for r in mine if r.state is ReplicaState.RUNNING]
+    for replica in running:
+        if replica.stray:
+            return DeploymentState.UNHEALTHY, f"replica {replica.id}: {replica.stray}"
     if running:
         return DeploymentState.HEALTHY, ""
     reasons = [r.error for r in mine if r.error]

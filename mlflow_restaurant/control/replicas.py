@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +18,14 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
+from mlflow_restaurant.control.batching import ONE_ROW, ROWS_COMPARED, disagreement, needs_comparison
+from mlflow_restaurant.control.golden import strays
 from mlflow_restaurant.control.planner import Seen, after_death
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError, one_line
+from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Child, Launcher, open_log, sets_threads
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
@@ -56,6 +62,10 @@ class Replica:
         self.error = ""
         self.suspicion = ""
         self.verify = False
+        self.disagreement: str | None = None
+        self.recycled = False
+        self.answers: list[bytes] = []
+        self.stray = ""
         self.task: asyncio.Task[None] | None = None
         self.started = time.monotonic()
         self.gone = asyncio.Event()
@@ -69,6 +79,8 @@ class Replica:
             self.state,
             self.retry_at,
             self.error,
+            self.quick_deaths,
+            self.stray,
         )
 
     def public(self) -> dict[str, Any]:
@@ -111,6 +123,22 @@ class Replica:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
+    def recycle(self, reason: str) -> None:
+        """Let the process get no more requests, so that it can be ended and started again without harm."""
+        self.recycled, self.suspicion = True, reason
+        append_log(self.home, self.revision.deployment, f"replica {self.id}: {reason}; it is replaced")
+        self.changed()
+
+    def takes_requests(self) -> bool:
+        """Tell whether it may get requests."""
+        return self.state is ReplicaState.RUNNING and not self.recycled
+
+    def end(self, key: str) -> None:
+        """End the process named by `key`; its end is seen like any other."""
+        if key == self.key and self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
+
     async def stop(self) -> None:
         """End the process, if there is one, and forget it."""
         task, self.task = self.task, None
@@ -148,7 +176,7 @@ class Replica:
     async def _launch(self) -> Child:
         launcher = await self.launchers.launcher_for(self.revision)
         self.started = time.monotonic()
-        self.key, self.suspicion = f"r-{secrets.token_hex(3)}", ""
+        self.key, self.suspicion, self.recycled = f"r-{secrets.token_hex(3)}", "", False
         config = self.revision.config
         args = {
             "model": str(self.home.models / self.revision.artifact.digest),
@@ -156,7 +184,7 @@ class Replica:
             "record": str(record_path(self.home.records, self.key)),
             "model_config": config.model_config_,
             "grace_s": STOP_GRACE_S,
-            "threads": None if sets_threads(config.env) else max(1, (os.cpu_count() or 1) // config.replicas),
+            "threads": threads_of(config),
         }
         child = await launcher.launch(
             "replica",
@@ -193,18 +221,57 @@ class Replica:
             raise RestaurantError(_exit_reason(await child.wait()))
         if "failed" in message:
             raise RestaurantError(f"the model did not load: {message['failed']}")
-        if self.verify:
+        if self.revision.artifact.has_example and (self.verify or self.revision.golden is not None):
             await self._score_example()
 
     async def _score_example(self) -> None:
-        example = self.home.models / self.revision.artifact.digest / EXAMPLE_FILE
-        if not self.revision.artifact.has_example:
+        """Score the model's input example; for a revision that does not serve yet, it must score.
+
+        Raises:
+            RestaurantError: it does not.
+        """
+        body = (self.home.models / self.revision.artifact.digest / EXAMPLE_FILE).read_bytes()
+        self.stray = ""
+        try:
+            answer = await self._score(body)
+        except RestaurantError as e:
+            if self.verify:
+                raise
+            self._strays(str(e))
             return
-        status, body = await call_replica(
-            self.socket, "/invocations", example.read_bytes(), self.revision.config.timeout_s
-        )
+        if self.revision.golden is not None and (where := strays(self.revision.golden, answer)):
+            self._strays(f"its answer to the model's input example is not the golden one any more: {where}")
+        if self.verify:
+            await self._first_look(body, answer)
+
+    def _strays(self, reason: str) -> None:
+        self.stray = reason
+        append_log(self.home, self.revision.deployment, f"replica {self.id}: {reason}")
+
+    async def _first_look(self, body: bytes, answer: bytes) -> None:
+        """See whether the answer is the same again, and how rows score alone."""
+        self.answers = [answer, await self._score(body)]
+        if needs_comparison(self.revision.config.batching, self.revision.artifact.batch_facts):
+            self.disagreement = await self._compare_rows(body, answer)
+
+    async def _score(self, body: bytes) -> bytes:
+        status, answer = await call_replica(self.socket, "/invocations", body, self.revision.config.timeout_s)
         if status != 200:
-            raise RestaurantError(f"the model does not score its own input example: {_error_message(body)}")
+            raise RestaurantError(f"the model does not score its own input example: {_error_message(answer)}")
+        return answer
+
+    async def _compare_rows(self, example: bytes, answer: bytes) -> str:
+        """Say how the first rows of the input example score otherwise alone than together; empty if they don't."""
+        rows = rows_of(example)
+        if not rows:
+            return "the rows of its input example can't be told apart"
+        if len(rows) == 1:
+            return ONE_ROW
+        try:
+            alone = [predictions_of(await self._score(row)) for row in rows[:ROWS_COMPARED]]
+        except RestaurantError as e:
+            return f"a row of its input example alone fails: {e}"
+        return disagreement(predictions_of(answer), alone)
 
     async def _watch(self, record: ProcessRecord) -> None:
         try:
@@ -223,10 +290,30 @@ class Replica:
 
     def _died(self, reason: str) -> None:
         now = time.monotonic()
-        death = after_death(now - self.started, self.quick_deaths, now)
+        lived = math.inf if self.recycled else now - self.started
+        death = after_death(lived, self.quick_deaths, now)
         self.quick_deaths, self.retry_at, self.error = death.quick_deaths, death.retry_at, reason
         append_log(self.home, self.revision.deployment, f"replica {self.id} ended: {reason}")
         self._become(death.state)
+
+
+def threads_of(config: DeploymentConfig) -> int | None:
+    """Return how many threads numerical libraries may use in each replica; None leaves it to variables.
+
+    One core is left to the gateway. Threads that wait for each other spin, so one too many costs far more than the
+    last core gives: two processes of two threads each on two busy cores answered with 300 trees 30 times slower than
+    with one each.
+    """
+    if config.threads != "auto":
+        return config.threads
+    return None if sets_threads(config.env) else max(1, (_cores() - 1) // config.replicas)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 async def call_replica(socket: Path, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:

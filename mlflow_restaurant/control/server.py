@@ -73,14 +73,17 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
     looping = asyncio.ensure_future(controller.run())
+    watching = [asyncio.ensure_future(work) for work in (controller.weigh(), controller.scaler.run())]
     await controller.wait_until_serving(START_TIMEOUT_S)
-    ready({"ready": True, "url": commands.url()})
+    ready({"ready": True, "url": commands.views.url()})
     await ended.wait()
     _logger.info("going down")
     await controller.stop()
     admin.should_exit = True
     forking.cancel()
-    await asyncio.gather(serving, looping, forking, return_exceptions=True)
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(serving, looping, forking, *watching, return_exceptions=True)
     await _end_forkserver(home)
     home.admin_socket.unlink(missing_ok=True)
     store.close()

@@ -25,6 +25,7 @@ from mlflow_restaurant.states import RevisionState
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10
+MOMENTS = ("created_at", "updated_at", "served_at", "ended_at")
 
 
 class Store:
@@ -95,10 +96,11 @@ class Store:
             if deployment is not None:
                 _replace(connection, deployments, deployment.model_dump(mode="json"), deployment)
                 if superseded is not None:
+                    ended = (revision.served_at if revision is not None else None) or utcnow()
                     connection.execute(
                         revisions.update()
                         .where(revisions.c.deployment == deployment.name, revisions.c.number == superseded)
-                        .values(state=RevisionState.SUPERSEDED.value)
+                        .values(state=RevisionState.SUPERSEDED.value, ended_at=ended)
                     )
             if revision is not None:
                 values = revision.model_dump(mode="json")
@@ -120,6 +122,15 @@ class Store:
                 deployments.update().where(deployments.c.endpoint == name).values(endpoint=None)
             )
             connection.execute(endpoints.delete().where(endpoints.c.name == name))
+
+    def note(self, deployment: str, kind: str, message: str) -> None:
+        """Record an event that changes nothing else."""
+        with self._transaction() as connection:
+            connection.execute(
+                events.insert().values(
+                    at=isoformat(utcnow()), kind=kind, message=message, deployment=deployment
+                )
+            )
 
     def events(self, name: str) -> list[dict[str, Any]]:
         query = sa.select(events).where(events.c.deployment == name).order_by(events.c.id)
@@ -168,9 +179,7 @@ def _configure(connection: Any, _: object) -> None:
 
 
 def _replace(connection: sa.Connection, table: sa.Table, values: dict[str, Any], record: Any) -> None:
-    moments: dict[str, Any] = {
-        key: getattr(record, key) for key in ("created_at", "updated_at") if key in values
-    }
+    moments: dict[str, Any] = {key: getattr(record, key) for key in MOMENTS if key in values}
     values = {**values, **moments}
     keys = [column.name for column in table.primary_key]
     matches = sa.and_(*(table.c[key] == values[key] for key in keys))

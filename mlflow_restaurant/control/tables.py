@@ -29,7 +29,14 @@ revisions = sa.Table(
     sa.Column("registry_uri", sa.Text),
     sa.Column("state", sa.String, nullable=False),
     sa.Column("message", sa.Text, nullable=False),
+    sa.Column("batching", sa.JSON(none_as_null=True)),
+    sa.Column("actor", sa.Text, nullable=False, server_default=""),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.Column("created_at", sa.DateTime, nullable=False),
+    sa.Column("served_at", sa.DateTime),
+    sa.Column("ended_at", sa.DateTime),
+    sa.Column("trial", sa.JSON(none_as_null=True)),
+    sa.Column("golden", sa.Text),
 )
 
 endpoints = sa.Table(
@@ -37,6 +44,7 @@ endpoints = sa.Table(
     metadata,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("traffic", sa.JSON, nullable=False),
+    sa.Column("sticky", sa.String, nullable=False, server_default=""),
     sa.Column("created_at", sa.DateTime, nullable=False),
     sa.Column("updated_at", sa.DateTime, nullable=False),
 )

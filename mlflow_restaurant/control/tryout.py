@@ -1,0 +1,170 @@
+"""A new revision on trial: it gets its shares of the requests, step by step, and is judged beside the one that serves.
+
+Each step lasts `bake_s`. What the gateways count of both sides is added up every second and judged; the first reason
+against the new revision ends the trial, and the controller lets the old one go on alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from mlflow_restaurant.config import DeploymentConfig
+from mlflow_restaurant.control.judging import P95, Limits, Scale, Side, judge
+from mlflow_restaurant.entities import Revision
+from mlflow_restaurant.gateway.agreement import total
+from mlflow_restaurant.gateway.sides import BUCKETS, FIRST_S, GROWTH
+from mlflow_restaurant.sticky import OFF
+
+POLL_S = 0.5
+SCALE = Scale(FIRST_S, GROWTH)
+
+Counted = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
+class Tryout:
+    """The trial of one revision.
+
+    Args:
+        revision: the new revision.
+        counted: asks all gateways what they counted of the trials under way, by deployment.
+        changed: called when the share, the verdict or the end changes.
+        progress: told how it goes.
+        note: records an event.
+    """
+
+    def __init__(
+        self,
+        revision: Revision,
+        counted: Counted,
+        changed: Callable[[], None],
+        progress: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.revision, self.counted, self.changed = revision, counted, changed
+        self.progress, self.note = progress, note
+        self.shares = revision.config.shares()
+        self.step = 0
+        self.since = time.monotonic()
+        self.passed = False
+        self.verdict = ""
+        self.report: dict[str, Any] = {}
+        self.said = ""
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def mode(self) -> Literal["canary", "shadow"]:
+        return "shadow" if self.revision.config.strategy == "shadow" else "canary"
+
+    @property
+    def share(self) -> float:
+        """Share of the requests, in percent."""
+        return self.shares[self.step - 1]
+
+    @property
+    def sticky(self) -> str:
+        return "" if self.revision.config.sticky == OFF else self.revision.config.sticky
+
+    def start(self) -> None:
+        self._next()
+        self.task = asyncio.ensure_future(self._run())
+
+    def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            left = self.since + self.revision.config.bake_s - time.monotonic()
+            await asyncio.sleep(max(0.0, min(POLL_S, left)))
+            await self._look()
+            if self.verdict:
+                break
+            if time.monotonic() - self.since >= self.revision.config.bake_s:
+                if self.step == len(self.shares):
+                    self.passed = True
+                    break
+                self._next()
+        self.changed()
+
+    def _next(self) -> None:
+        self.step += 1
+        self.since = time.monotonic()
+        self.note(self._where())
+        self._say(self._where())
+        self.changed()
+
+    async def _look(self) -> None:
+        """Ask what was counted, and judge."""
+        name, number = self.revision.deployment, self.revision.number
+        parts = [found[name] for found in await self.counted() if name in found]
+        mine = [part for part in parts if (part["revision"], part["step"]) == (number, self.step)]
+        old, new = side(part["old"] for part in mine), side(part["new"] for part in mine)
+        agreement = total(part["agreement"] for part in mine).to_json() if self.mode == "shadow" else None
+        self.report = {
+            "strategy": self.mode,
+            "step": self.step,
+            "steps": len(self.shares),
+            "share": self.share,
+            "old": described(old),
+            "new": described(new),
+            **({"agreement": agreement} if agreement is not None else {}),
+        }
+        self.verdict = judge(old, new, agreement, limits(self.revision.config), SCALE)
+        self._say(f"{self._where()}: {told(self.report)}")
+
+    def _say(self, text: str) -> None:
+        self.said = text
+        self.progress(text)
+
+    def _where(self) -> str:
+        spent = int(time.monotonic() - self.since)
+        share = f"{self.share:g} % of the requests"
+        what = f"copies of {share} go" if self.mode == "shadow" else f"{share} go"
+        return (
+            f"{what} to revision {self.revision.number} (step {self.step} of {len(self.shares)},"
+            f" {spent} of {self.revision.config.bake_s:g} s)"
+        )
+
+
+def limits(config: DeploymentConfig) -> Limits:
+    return Limits(
+        max_error_rate_increase=config.max_error_rate_increase,
+        max_latency_ratio=config.max_latency_ratio,
+        min_requests=config.min_requests,
+        min_agreement=config.min_agreement,
+    )
+
+
+def side(parts: Iterable[Mapping[str, Any]]) -> Side:
+    """Return what all gateways counted of one side."""
+    found = list(parts)
+    buckets = [sum(counts) for counts in zip(*(part["buckets"] for part in found), strict=True)]
+    requests = sum(part["requests"] for part in found)
+    return Side(requests, sum(part["errors"] for part in found), buckets or [0] * BUCKETS)
+
+
+def described(found: Side) -> dict[str, Any]:
+    p95 = SCALE.quantile(found, P95)
+    return {
+        "requests": found.requests,
+        "errors": found.errors,
+        "error_rate": round(found.error_rate, 6),
+        "p95_ms": None if p95 is None else round(p95 * 1000, 3),
+    }
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """Return how both sides fare, for people."""
+    sides = ", ".join(f"{name} {_told_side(report[name])}" for name in ("new", "old"))
+    agreement = report.get("agreement")
+    if not agreement or not agreement["rows"]:
+        return sides
+    return f"{sides}, {agreement['agreed'] / agreement['rows']:.1%} of {agreement['rows']:,} rows agree"
+
+
+def _told_side(found: Mapping[str, Any]) -> str:
+    p95 = "–" if found["p95_ms"] is None else f"{found['p95_ms']:.3g} ms"
+    return f"{found['error_rate']:.1%} errors of {found['requests']:,}, p95 {p95}"

@@ -1,0 +1,181 @@
+"""What the server tells of itself: deployments, revisions, endpoints, and what they did in the last minute."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import Any
+
+from mlflow_restaurant._version import __version__
+from mlflow_restaurant.control.controller import Controller
+from mlflow_restaurant.control.planner import deployment_state
+from mlflow_restaurant.entities import Deployment, Endpoint, isoformat, plain_weights
+from mlflow_restaurant.errors import DoesNotExist, one_line, quoted
+from mlflow_restaurant.states import DeploymentState
+from mlflow_restaurant.sticky import OFF
+
+
+class Views:
+    """Descriptions of what one controller runs."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+
+    # -- records
+
+    def deployment(self, name: str, endpoint: str | None) -> Deployment:
+        deployment = self.controller.world.deployments.get(name)
+        if deployment is None:
+            known = one_line(", ".join(self.controller.world.deployments) or "none")
+            raise DoesNotExist(f"There is no deployment {quoted(name)} here; known: {known}.")
+        if endpoint is not None and deployment.endpoint != endpoint:
+            raise DoesNotExist(f"There is no deployment '{name}' in endpoint '{endpoint}'.")
+        return deployment
+
+    def endpoint(self, name: str) -> Endpoint:
+        endpoint = self.controller.world.endpoints.get(name)
+        if endpoint is None:
+            known = one_line(", ".join(self.controller.world.endpoints) or "none")
+            raise DoesNotExist(f"There is no endpoint {quoted(name)} here; known: {known}.")
+        return endpoint
+
+    # -- deployments
+
+    def get(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
+        """Describe a deployment."""
+        deployment = self.deployment(name, endpoint)
+        controller = self.controller
+        revisions = controller.world.revisions[name]
+        revision = revisions[deployment.serving or max(revisions)]
+        state, message = self._state(deployment)
+        replicas = [r for r in controller.replicas.values() if r.revision.deployment == name]
+        return {
+            "name": name,
+            "flavor": revision.artifact.flavor,
+            "model_uri": revision.artifact.model_uri,
+            "model_version": revision.artifact.model_version,
+            "model_uuid": revision.artifact.model_uuid,
+            "endpoint": deployment.endpoint,
+            "revision": revision.number,
+            "state": state.value,
+            "message": message,
+            "replicas": [r.public() for r in sorted(replicas, key=lambda r: (r.revision.number, r.index))],
+            "url": f"{self.url()}/deployments/{name}",
+            "config": revision.config.to_dict(),
+            "env_manager": {"chosen": revision.artifact.env_manager, "reason": revision.artifact.env_reason},
+            "batching": revision.batching.model_dump() if revision.batching else None,
+            "rollout": self._rollout(name),
+            "created_at": isoformat(deployment.created_at),
+            "updated_at": isoformat(deployment.updated_at),
+        }
+
+    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """Describe all deployments, or those of one endpoint."""
+        if endpoint is not None:
+            self.endpoint(endpoint)
+        deployments = self.controller.world.deployments.values()
+        return [self.get(d.name) for d in deployments if endpoint in (None, d.endpoint)]
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Describe the revisions of a deployment, the newest first."""
+        self.deployment(name, None)
+        kept = self.controller.world.kept(name)
+        revisions = sorted(self.controller.world.revisions[name].values(), key=lambda r: -r.number)
+        return [
+            {
+                "revision": r.number,
+                "state": r.state.value,
+                "model_uri": r.artifact.model_uri,
+                "model_version": r.artifact.model_version,
+                "model_uuid": r.artifact.model_uuid,
+                "config": r.config.to_dict(),
+                "message": r.message,
+                "by": r.actor,
+                "reason": r.reason,
+                "kept": r.number in kept,
+                "trial": r.trial,
+                "golden": r.golden is not None,
+                "created_at": isoformat(r.created_at),
+                "served_at": isoformat(r.served_at) if r.served_at else None,
+                "ended_at": isoformat(r.ended_at) if r.ended_at else None,
+            }
+            for r in revisions
+        ]
+
+    # -- endpoints
+
+    def get_endpoint(self, name: str) -> dict[str, Any]:
+        """Describe an endpoint."""
+        endpoint = self.endpoint(name)
+        members = [d.name for d in self.controller.world.deployments.values() if d.endpoint == name]
+        return {
+            "name": name,
+            "traffic": plain_weights(endpoint.traffic),
+            "sticky": endpoint.sticky or OFF,
+            "deployments": members,
+            "url": f"{self.url()}/endpoints/{name}",
+            "created_at": isoformat(endpoint.created_at),
+            "updated_at": isoformat(endpoint.updated_at),
+        }
+
+    def list_endpoints(self) -> list[dict[str, Any]]:
+        """Describe all endpoints."""
+        return [self.get_endpoint(name) for name in self.controller.world.endpoints]
+
+    # -- the server
+
+    def url(self) -> str:
+        """Return the address of the gateway, as a caller on this machine reaches it."""
+        host, port = self.controller.gateways.address
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+    async def status(self) -> dict[str, Any]:
+        """Describe the server and what its deployments did in the last minute."""
+        stats = await self.controller.gateways.stats()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "home": str(self.controller.home.path),
+            "url": self.url(),
+            "gateways": len(self.controller.gateways.gateways),
+            "deployments": [
+                {**d, "last_minute": _summary(stats.get(d["name"], []))} for d in self.list_deployments()
+            ],
+            "endpoints": self.list_endpoints(),
+        }
+
+    # -- parts
+
+    def _rollout(self, name: str) -> dict[str, Any] | None:
+        """Describe the rollout under way."""
+        rollout = self.controller.rollouts.get(name)
+        if rollout is None:
+            return None
+        report = rollout.tryout.report if rollout.tryout is not None else {}
+        config = self.controller.world.revisions[name][rollout.target].config
+        return {"revision": rollout.target, "strategy": config.strategy, **report}
+
+    def _state(self, deployment: Deployment) -> tuple[DeploymentState, str]:
+        wanted = self.controller.wanted_of(deployment.name)
+        if wanted.serving is None and wanted.target is None:
+            return deployment.state, deployment.message
+        rollout = self.controller.rollouts.get(deployment.name)
+        if rollout is not None and rollout.tryout is not None and rollout.tryout.said:
+            return DeploymentState.UPDATING, rollout.tryout.said
+        state, message = deployment_state(wanted, [r.seen() for r in self.controller.replicas.values()])
+        return state, message or deployment.message
+
+
+def _summary(samples: list[tuple[float, float, int]]) -> dict[str, Any]:
+    """Return requests a second, latencies (ms) and errors of the last minute."""
+    took = sorted(s[1] * 1000 for s in samples)
+    errors = sum(s[2] >= 500 for s in samples)
+    span = max((s[0] for s in samples), default=0.0)
+    return {
+        "requests": len(samples),
+        "requests_per_s": round(len(samples) / max(span, 1.0), 2),
+        "p50_ms": round(statistics.median(took), 2) if took else None,
+        "p95_ms": round(took[min(len(took) - 1, int(0.95 * len(took)))], 2) if took else None,
+        "errors": errors,
+    }
