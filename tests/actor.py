@@ -1,5 +1,6 @@
 """A model, logged from code, that does what its input says."""
 
+import itertools
 import os
 import signal
 import sys
@@ -22,11 +23,15 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             sys.exit(9)
         if at_load == "hang":
             time.sleep(3600)
+        self.calls = itertools.count(1)
         unless = self.settings.get("end_if_there")
         if unless and Path(unless).exists():
             os._exit(41)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        if next(self.calls) % self.settings.get("fail_every", sys.maxsize) == 0:
+            raise ValueError("out of order")
+        time.sleep(self.settings.get("takes_s", 0))
         return [self.act(action) for action in model_input["do"]]
 
     def act(self, action: str) -> str:
@@ -51,6 +56,9 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             sys.exit(int(argument or 0))
         if verb == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "grow":
+            self.kept = [*getattr(self, "kept", []), os.urandom(int(argument) * 1_000_000)]
+            return str(os.getpid())
         if verb == "print":
             print(argument, flush=True)
         return action

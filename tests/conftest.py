@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,21 @@ from mlflow_restaurant.home import Home
 from .support import temporary_home
 
 ACTOR = Path(__file__).parent / "actor.py"
+STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+STORE_GLOBALS = (
+    ("mlflow.tracking._tracking_service.utils", "_tracking_uri"),
+    ("mlflow.tracking._model_registry.utils", "_registry_uri"),
+    ("mlflow.tracking.fluent", "_active_experiment_id"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hostile",
+        choices=("short", "full"),
+        default="short",
+        help="how much tests/e2e/test_hostile.py sends: a few thousand requests, or 100,000",
+    )
 
 
 def pytest_configure() -> None:
@@ -27,7 +43,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees the stores, the home or the settings of whoever runs it."""
-    inherited = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW_RESTAURANT_")}
+    inherited = [k for k in os.environ if k.startswith("MLFLOW_RESTAURANT_") or k in STORES]
     own = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,6 +57,20 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_stores() -> Iterator[None]:
+    """No test sees the stores or the experiment of one before it: MLflow keeps the last in globals and the environment."""
+    before = {name: os.environ.get(name) for name in STORES}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    for module, variable in STORE_GLOBALS:
+        if module in sys.modules:
+            vars(sys.modules[module])[variable] = None
+
+
 @pytest.fixture(scope="session")
 def actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that does what its input says (see `actor.py`); it needs MLflow alone."""
@@ -49,19 +79,25 @@ def actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return save_actor(tmp_path_factory.mktemp("models") / "actor", ["mlflow"])
 
 
-def save_actor(path: Path, requirements: list[str]) -> Path:
-    """Save the actor; returns its path."""
+def save_actor(path: Path, requirements: list[str], example: str = "x") -> Path:
+    """Save the actor, with an example of what it may be told to do; returns its path."""
     import mlflow.pyfunc
     import pandas as pd
 
-    example = pd.DataFrame({"do": ["pid"]})
+    frame = pd.DataFrame({"do": [example]})
     mlflow.pyfunc.save_model(
         path,
         python_model=str(ACTOR),
-        model_config={"name": "first", "at_load": "", "end_if_there": ""},
+        model_config={
+            "name": "first",
+            "at_load": "",
+            "end_if_there": "",
+            "fail_every": 1 << 62,
+            "takes_s": 0,
+        },
         pip_requirements=requirements,
-        input_example=example,
-        signature=mlflow.models.infer_signature(example, ["1"]),
+        input_example=frame,
+        signature=mlflow.models.infer_signature(frame, ["x"]),
     )
     return path
 

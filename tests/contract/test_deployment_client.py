@@ -126,9 +126,13 @@ def test_streams_are_refused_in_one_sentence(client: RestaurantDeploymentClient)
 
 
 def test_the_help_names_every_setting() -> None:
-    from mlflow_restaurant.config import DeploymentConfig, ServerSettings, config_table
+    from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, ServerSettings, config_table
 
     text = plugin.target_help()
-    for key, _, meaning in [*config_table(DeploymentConfig), *config_table(ServerSettings)]:
+    for key, _, meaning in [
+        row
+        for settings in (DeploymentConfig, ChangeOptions, ServerSettings)
+        for row in config_table(settings)
+    ]:
         assert key in text
         assert meaning in text

@@ -73,9 +73,13 @@ def record(model: Path, log: Path, cases: list[Case]) -> dict[str, Answer]:
 
 @dataclass
 class Arena:
-    """Both servers, and what compares their answers."""
+    """Both servers, and what compares their answers.
+
+    `addresses` and `plain` are URLs by model: as it is served by default, and without the replicas' shortcuts.
+    """
 
     addresses: dict[str, str]
+    plain: dict[str, str]
     references: dict[str, Future[dict[str, Answer]]]
     tally: Tally
     tidy: Callable[[Answer], Answer]
@@ -140,7 +144,8 @@ def arena(
         subject: Subject = SUBJECTS[chosen](tmp_path_factory.mktemp("home"))
         try:
             addresses = {name: subject.deploy(name, path) for name, path in saved_models.items()}
+            plain = {name: subject.deploy_plain(name, path) for name, path in saved_models.items()}
             tidy = without_own_trace if chosen == "mlflow" else lambda answer: answer
-            yield Arena(addresses, references, request.config.stash[TALLY], tidy)
+            yield Arena(addresses, plain, references, request.config.stash[TALLY], tidy)
         finally:
             subject.close()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
+
 from .compare import Answer
 from .formats import Case
 
@@ -179,15 +181,20 @@ def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path)
 
 
 class Subject(Protocol):
-    """A server of many models. `deploy` is called once for each, and returns the URL below which it answers."""
+    """A server of many models. `deploy` is called once for each, and returns the URL below which it answers.
+
+    `deploy_plain` does so for the same models, served without anything that shortens MLflow's own way.
+    """
 
     def deploy(self, name: str, model: Path) -> str: ...
+
+    def deploy_plain(self, name: str, model: Path) -> str: ...
 
     def close(self) -> None: ...
 
 
 class Restaurant:
-    """mlflow-restaurant, through its deployment plugin, in a home of its own."""
+    """mlflow-restaurant, through its deployment plugin, in a home of its own; it merges whatever may be merged."""
 
     def __init__(self, home: Path) -> None:
         from mlflow.deployments import get_deploy_client
@@ -195,10 +202,13 @@ class Restaurant:
         self.home = home
         self.client = get_deploy_client(f"restaurant:{home}")
 
-    def deploy(self, name: str, model: Path) -> str:
-        deployment = self.client.create_deployment(name, str(model), config={"env_manager": "local"})
-        url: str = deployment["url"]
+    def deploy(self, name: str, model: Path, **config: str) -> str:
+        config = {"env_manager": "local", "batching": "on", **config}
+        url: str = self.client.create_deployment(name, str(model), config=config)["url"]
         return url
+
+    def deploy_plain(self, name: str, model: Path) -> str:
+        return self.deploy(f"{name}-plain", model, **{f"env.{SHORTCUTS_VARIABLE}": "off"})
 
     def close(self) -> None:
         from mlflow_restaurant.control.client import ControlClient
@@ -215,6 +225,8 @@ class MLflowItself:
 
     def deploy(self, name: str, model: Path) -> str:
         return self.running.enter_context(mlflow_serve(model, self.home / f"{name}.log"))
+
+    deploy_plain = deploy
 
     def close(self) -> None:
         self.running.close()

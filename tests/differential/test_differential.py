@@ -50,16 +50,21 @@ def test_alone(arena: Arena, caller: Caller, case: Case) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_one_model_32_at_once(arena: Arena, model: str) -> None:
-    assert_same_at_once(arena, cases_of(model))
+    assert_same_at_once(arena, arena.addresses, cases_of(model))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_model_without_shortcuts_32_at_once(arena: Arena, model: str) -> None:
+    assert_same_at_once(arena, arena.plain, cases_of(model))
 
 
 def test_all_models_32_at_once(arena: Arena) -> None:
-    assert_same_at_once(arena, random.Random(1).sample(CASES, MIXED))
+    assert_same_at_once(arena, arena.addresses, random.Random(1).sample(CASES, MIXED))
 
 
-def assert_same_at_once(arena: Arena, cases: list[Case]) -> None:
+def assert_same_at_once(arena: Arena, addresses: dict[str, str], cases: list[Case]) -> None:
     shuffled = random.Random(20260102).sample(cases, len(cases))
-    answers = send_at_once([(arena.addresses[case.model], case) for case in shuffled])
+    answers = send_at_once([(addresses[case.model], case) for case in shuffled])
     wrong = []
     for case, answer in zip(shuffled, answers, strict=True):
         comparison = arena.judge(case, answer, merged=True)

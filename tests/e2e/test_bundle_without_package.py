@@ -115,27 +115,43 @@ def post(url: str, payload: dict[str, Any]) -> Any:
         return json.load(response)
 
 
+ENV_MANAGERS = pytest.mark.parametrize("env_manager", ["uv", "local"])
+ASKED = {"columns": ["subject", "body"], "data": [["win", "MONEY now"], ["lunch", "at noon"]]}
+ANSWER = {"predictions": ["spam!", "ham!"]}
+
+
+@ENV_MANAGERS
 def test_models_serve(
-    folder: Path, environment: dict[str, str], mlflow_command: str, bundle_path: Path
+    folder: Path, environment: dict[str, str], mlflow_command: str, bundle_path: Path, env_manager: str
 ) -> None:
     port = free_port()
-    command = [
-        mlflow_command,
-        "models",
-        "serve",
-        "-m",
-        str(bundle_path),
-        "--env-manager",
-        "uv",
-        "-h",
-        "127.0.0.1",
-    ]
-    raw = {"columns": ["subject", "body"], "data": [["win", "MONEY now"], ["lunch", "at noon"]]}
+    command = [mlflow_command, "models", "serve", "-m", str(bundle_path), "--env-manager", env_manager]
 
-    with served([*command, "-p", str(port)], environment, folder, port) as url:
-        answer = post(url, {"dataframe_split": raw})
+    with served([*command, "-h", "127.0.0.1", "-p", str(port)], environment, folder, port) as url:
+        answer = post(url, {"dataframe_split": ASKED})
 
-    assert answer == {"predictions": ["spam!", "ham!"]}
-    installed = {path.name.partition("-")[0] for path in (folder / "envs").rglob("*.dist-info")}
-    assert "scikit_learn" in installed
-    assert "mlflow_restaurant" not in installed
+    assert answer == ANSWER
+    if env_manager == "uv":
+        installed = {path.name.partition("-")[0] for path in (folder / "envs").rglob("*.dist-info")}
+        assert "scikit_learn" in installed
+        assert "mlflow_restaurant" not in installed
+
+
+@ENV_MANAGERS
+def test_models_predict(
+    folder: Path, environment: dict[str, str], mlflow_command: str, bundle_path: Path, env_manager: str
+) -> None:
+    asked, answered = folder / "asked.json", folder / f"answered-{env_manager}.json"
+    asked.write_text(json.dumps({"dataframe_split": ASKED}))
+    command = [mlflow_command, "models", "predict", "-m", str(bundle_path), "--env-manager", env_manager]
+
+    subprocess.run(
+        [*command, "-t", "json", "-i", str(asked), "-o", str(answered)],
+        env=environment,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=START_TIMEOUT_S,
+    )
+
+    assert json.loads(answered.read_text()) == ANSWER

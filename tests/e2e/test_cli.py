@@ -7,18 +7,22 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
 import termios
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+import mlflow_restaurant
 from mlflow_restaurant.cli import main
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
@@ -118,6 +122,31 @@ def test_status_of_a_server_without_deployments(home: Home) -> None:
     assert json.loads(restaurant(home, "status", "--json").out)["deployments"] == []
     assert "No endpoints yet" in restaurant(home, "endpoints", "list").out
     assert restaurant(home, "endpoints", "list", "--json").out == "[]\n"
+
+
+def no_such_thing(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame["nothing"]
+
+
+def test_logs_tell_where_a_step_failed(client: RestaurantDeploymentClient, tmp_path: Path) -> None:
+    bundle = mlflow_restaurant.Bundle(no_such_thing, len)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow_restaurant.save_model(bundle, tmp_path / "failing", pip_requirements=["mlflow"])
+    url = client.create_deployment("failing", str(tmp_path / "failing"))["url"]
+
+    answer = call(
+        f"{url}/invocations",
+        {"dataframe_split": {"columns": ["a"], "data": [[1]]}},
+        headers={"x-request-id": "the-request"},
+    )
+
+    assert answer.status == 400
+    assert "preprocess step 1 of 1 'no_such_thing' failed: KeyError: 'nothing'" in answer.json["message"]
+    said = restaurant(client.home, "logs", "failing").out
+    assert "Traceback (most recent call last)" in said
+    assert "in no_such_thing" in said
+    assert "request the-request got status 400" in said
 
 
 def test_logs(client: RestaurantDeploymentClient, actor: Path) -> None:
@@ -333,3 +362,22 @@ def test_tables_fit_a_terminal_of_80_columns(
     for line in (line for line in (*table, *history, *endpoints) if not line.startswith(messages)):
         assert len(line) <= WIDTH
         assert "…" not in line
+
+
+def test_the_unit_file_starts_a_server_that_ends_with_sigterm(home: Home) -> None:
+    done = run(COMMAND, "--target", f"restaurant:{home.path}", "up", "--systemd")
+    assert (done.status, done.err) == (0, "")
+    assert not processes_of(home)
+    line = next(line for line in done.out.splitlines() if line.startswith("ExecStart="))
+    process = subprocess.Popen(
+        shlex.split(line.removeprefix("ExecStart=")), stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        assert process.stdout is not None
+        assert "The server runs at" in process.stdout.readline()
+        assert ControlClient(home).is_running()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not processes_of(home)

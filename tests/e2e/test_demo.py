@@ -25,7 +25,7 @@ def test_the_demo_shows_everything_and_cleans_up() -> None:
         assert (done.status, done.err) == (0, "")
         for text in ("version 1", "version 2", "models:/spam@champion", "Moving champion", "HEALTHY", "ham"):
             assert text in done.out
-        assert list(directory.iterdir()) == []
+        assert [str(p) for p in directory.rglob("*")] == []
 
 
 def write_emails(path: Path, rows: int = 40, columns: tuple[str, ...] = ("label", "subject", "body")) -> Path:
@@ -54,7 +54,7 @@ def test_the_demo_as_json_with_data_of_ones_own(tmp_path: Path) -> None:
         assert deployment["name"] == "spam"
         assert (deployment["state"], deployment["revision"], deployment["version"]) == ("HEALTHY", 2, "2")
         assert result["curl"] is None
-        assert list(directory.iterdir()) == []
+        assert [str(p) for p in directory.rglob("*")] == []
 
 
 def test_data_that_can_not_be_used(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_data_that_can_not_be_used(tmp_path: Path) -> None:
             error = run(COMMAND, "demo", "--data", tmp_path / name, env=environment).error
             assert reason in error
             assert str(tmp_path / name) in error
-        assert list(directory.iterdir()) == []
+        assert [str(p) for p in directory.rglob("*")] == []
 
 
 def test_what_is_kept_answers_the_printed_command(home: Home) -> None:
@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_nothing_behind(when: str) -> None:
         assert "Traceback" not in demo.said
         assert demo.said.endswith("Interrupted.\n")
         eventually(lambda: not any(p.is_running() for p in started), "its processes have ended")
-        assert list(directory.iterdir()) == []
+        assert [str(p) for p in directory.rglob("*")] == []
 
 
 def test_ctrl_c_in_a_home_of_ones_own_takes_the_deployment_away(home: Home) -> None:

@@ -198,3 +198,23 @@ def test_a_body_too_large_is_refused_and_nobody_else_is_disturbed(home: Home, ac
     answer = call(f"{deployment['url']}/invocations", body=b"x" * 20_000)
     assert (answer.status, answer.json["error_code"]) == (413, "BAD_REQUEST")
     assert do(deployment["url"], "x").predictions == ["x"]
+
+
+def test_a_replica_that_grows_is_replaced_and_fails_no_request(home: Home, actor: Path) -> None:
+    client = get_deploy_client(f"restaurant:{home.path}")
+    deployment = client.create_deployment("a", str(actor), config={"max_memory_mb": "150"})
+    with Load(deployment["url"]).running() as load:
+        load.wait_for(10)
+        for _ in range(2):
+            (replica,) = client.get_deployment("a")["replicas"]
+
+            def grown(before: int = replica["pid"]) -> bool:
+                return bool(str(before) != do(deployment["url"], "grow:10").predictions[0])
+
+            eventually(grown, "another process answers")
+        load.wait_for(10)
+    assert not load.failures()
+    (replica,) = client.get_deployment("a")["replicas"]
+    assert replica["restarts"] == 2
+    log = home.deployment_log("a").read_text()
+    assert "MB of memory, more than max_memory_mb=150; it is replaced" in log

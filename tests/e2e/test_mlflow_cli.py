@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow.deployments.cli import commands as mlflow_deployments
 
-from mlflow_restaurant.config import DeploymentConfig, ServerSettings, config_table
+from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, ServerSettings, config_table
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
@@ -180,7 +180,11 @@ def test_help_names_every_setting() -> None:
     done = run(BIN / "mlflow", "deployments", "help", "-t", "restaurant")
     assert (done.status, done.err) == (0, "")
     words = done.out.split()
-    for key, default, _ in [*config_table(DeploymentConfig), *config_table(ServerSettings)]:
+    for key, default, _ in [
+        row
+        for settings in (DeploymentConfig, ChangeOptions, ServerSettings)
+        for row in config_table(settings)
+    ]:
         assert key in words
         assert default in ["", *words]
     for text in ("traffic", "restaurant:/abs/path", "MLFLOW_RESTAURANT_HOME"):

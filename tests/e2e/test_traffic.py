@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import mlflow.sklearn
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
+from sklearn.linear_model import LinearRegression
 
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
@@ -20,6 +25,8 @@ from ..support import Answer, call, do, eventually
 from .conftest import borrowed
 
 REQUESTS = 400
+TEN_THOUSAND = 10_000
+JSON = {"Content-Type": "application/json"}
 ROWS = {"dataframe_split": {"columns": ["do"], "data": [["x"]]}}
 
 
@@ -53,10 +60,9 @@ def ask(url: str, requests: int = REQUESTS) -> Counter[str]:
         return Counter(pool.map(one, range(requests)))
 
 
-def assert_share(count: int, share: float) -> None:
-    """Check a count of requests against its binomial distribution, within five standard deviations."""
-    deviation = math.sqrt(REQUESTS * share * (1 - share))
-    assert abs(count - REQUESTS * share) <= 5 * deviation
+def assert_share(count: int, share: float, requests: int = REQUESTS) -> None:
+    """Check a count of requests: within one percentage point of the share that was set."""
+    assert abs(count / requests - share) < 0.01
 
 
 def state(client: RestaurantDeploymentClient) -> tuple[Any, Any]:
@@ -91,6 +97,72 @@ def test_requests_are_split_by_weight(deployed: RestaurantDeploymentClient, endp
     assert_share(seen["a"], 0.75)
     deployed.update_endpoint("e", {"traffic": '{"a": 10, "b": 90}'})
     assert_share(ask(endpoint)["b"], 0.9)
+
+
+def test_a_split_of_ten_thousand_requests_is_exact(
+    client: RestaurantDeploymentClient, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"a": [0.0, 1.0]})
+    mlflow.sklearn.save_model(
+        LinearRegression().fit(frame, [0.0, 1.0]), tmp_path / "line", input_example=frame
+    )
+    for name in ("old", "new"):
+        client.create_deployment(name, str(tmp_path / "line"), endpoint="split")
+    url = client.update_endpoint("split", {"traffic": "old=83,new=17"})["url"]
+    parts = urlsplit(url)
+    body = json.dumps({"dataframe_split": {"columns": ["a"], "data": [[0.5]]}}).encode()
+
+    def ask_many(_: int) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        with contextlib.closing(connection):
+            for _ in range(TEN_THOUSAND // 16):
+                connection.request("POST", f"{parts.path}/invocations", body, JSON)
+                answer = connection.getresponse()
+                answer.read()
+                seen[f"{answer.status} {answer.headers['x-mlflow-deployment']}"] += 1
+        return seen
+
+    with ThreadPoolExecutor(16) as pool:
+        seen = sum(pool.map(ask_many, range(16)), Counter())
+    assert set(seen) == {"200 old", "200 new"}
+    assert_share(seen["200 new"], 0.17, TEN_THOUSAND)
+
+
+def test_a_caller_stays_with_its_deployment_as_shares_grow(
+    deployed: RestaurantDeploymentClient, endpoint: str
+) -> None:
+    def side(user: int) -> str:
+        answer = call(f"{endpoint}/invocations", ROWS, headers={"X-User-Id": str(user)})
+        assert answer.status == 200
+        return answer.headers["x-mlflow-deployment"]
+
+    users, there = range(40), set[int]()
+    for share in (10, 50, 90):
+        changed = deployed.update_endpoint(
+            "e", {"traffic": f"a={100 - share},b={share}", "sticky": "header:X-User-ID"}
+        )
+        assert changed["sticky"] == "header:x-user-id"
+        now = {user for user in users if side(user) == "b"}
+        assert now == {user for user in users if side(user) == "b"}
+        assert there <= now
+        there = now
+    assert 0 < len(there) <= 40
+
+    deployed.update_endpoint("e", {"traffic": "a=50,b=50", "sticky": "client"})
+    assert len(ask(endpoint, 20)) == 1
+    deployed.update_endpoint("e", {"sticky": "off"})
+    assert deployed.get_endpoint("e")["traffic"] == {"a": 50, "b": 50}
+    assert len(ask(endpoint, 20)) == 2
+
+
+@pytest.mark.parametrize("sticky", ["header", "header:", "header:a b", "cookie", 5], ids=str)
+def test_a_rule_that_is_refused_changes_nothing(
+    deployed: RestaurantDeploymentClient, endpoint: str, sticky: object
+) -> None:
+    with pytest.raises(MlflowException, match=r"Write sticky as client, header:NAME"):
+        deployed.update_endpoint("e", {"traffic": {"b": 100}, "sticky": sticky})
+    assert deployed.get_endpoint("e")["traffic"] == {"a": 100}
 
 
 def test_a_change_holds_from_the_next_request_on(deployed: RestaurantDeploymentClient, endpoint: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest, QueueFull, Unavailable
-from mlflow_restaurant.gateway.answers import Reply, error_reply
+from mlflow_restaurant.gateway.answers import MAX_LOGGED, Reply, error_reply
 from mlflow_restaurant.gateway.answers import mend as mend_below
 from mlflow_restaurant.gateway.upstream import ORIGIN, Answer
 
@@ -100,6 +100,7 @@ class TestMend:
         reply = mend(Answer(400, JSON, body))
 
         assert (reply.status, reply.headers, reply.body) == (400, JSON, body)
+        assert reply.log == body[:MAX_LOGGED].decode("utf-8", "replace")
 
     @unhurried
     @given(st.integers(400, 599), header_lists, st.binary() | st.just(b'{"stack_trace": null}'))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,8 @@ FRAME = pd.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
 
 
 @pytest.fixture(autouse=True)
-def stores_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", before[0])
+def no_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    yield
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +239,8 @@ class TestRefusals:
         assert cache.got(model, flavor="sklearn").flavor == "sklearn"
 
     def test_a_full_disk(self, cache: Cache, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(_: Path, target: Path) -> None:
-            target.mkdir()
+        def full(_: Path, target: Path, dirs_exist_ok: bool) -> None:
+            assert target.is_dir() is dirs_exist_ok
             (target / "half").write_text("")
             raise OSError(28, "No space left on device")
 

@@ -113,7 +113,9 @@ class TestStepError:
         with pytest.raises(StepError) as caught:
             bundle.predict(FEATURES)
 
-        assert str(caught.value) == "preprocess step 2 of 3 'fail' failed: KeyError: 'subject'"
+        assert str(caught.value) == (
+            "preprocess step 2 of 3 'fail' failed: KeyError: 'subject'; its input has no column 'subject' but 'a', 'b'"
+        )
         assert isinstance(caught.value.__cause__, KeyError)
         assert caught.value.step == "preprocess step 2 of 3 'fail'"
 
@@ -136,8 +138,8 @@ class TestValidation:
         ("arguments", "message"),
         [
             ({}, "A bundle needs a model"),
-            ({"model": to_array}, "The model is <function to_array.*which has no predict method"),
-            ({"model": "spam"}, r"The model is 'spam' \(str\), which has no predict method"),
+            ({"model": 3}, r"The model is 3 \(int\), which has no predict method and cannot be called"),
+            ({"model": "spam"}, r"The model is 'spam' \(str\), which has no predict method and is no URI"),
             ({"model": LinearRegression}, "The model is the class LinearRegression, not an instance"),
             (
                 {"model": LinearRegression()},

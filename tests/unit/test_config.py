@@ -16,6 +16,7 @@ from mlflow_restaurant.config import (
     DeploymentConfig,
     ServerSettings,
     config_table,
+    parse_options,
 )
 from mlflow_restaurant.errors import HomeError, InvalidRequest
 
@@ -26,6 +27,10 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 DEFAULTS = {
     "replicas": 1,
+    "min_replicas": 0,
+    "max_replicas": 0,
+    "idle_timeout_s": 0,
+    "threads": "auto",
     "env_manager": "auto",
     "batching": "auto",
     "max_batch_rows": 1024,
@@ -34,6 +39,17 @@ DEFAULTS = {
     "timeout_s": 60,
     "max_body_mb": 64,
     "startup_timeout_s": 120,
+    "max_memory_mb": 0,
+    "strategy": "rolling",
+    "canary_steps": "5,25,50",
+    "shadow_percent": 100,
+    "bake_s": 60,
+    "min_requests": 50,
+    "max_error_rate_increase": 0.02,
+    "max_latency_ratio": 2,
+    "min_agreement": 0,
+    "sticky": "off",
+    "keep_revisions": 5,
     "env": {},
     "model_config": None,
 }
@@ -51,6 +67,8 @@ class TestDeployment:
         ("key", "text", "value"),
         [
             ("replicas", "3", 3),
+            ("threads", "2", 2),
+            ("threads", "auto", "auto"),
             ("env_manager", "uv", "uv"),
             ("batching", "off", "off"),
             ("max_batch_rows", "10", 10),
@@ -80,6 +98,9 @@ class TestDeployment:
             ("replicas", 1.5, "must be a whole number"),
             ("replicas", None, "must be a whole number"),
             ("replicas", True, "number"),
+            ("threads", "0", "must be at least 1, not '0'"),
+            ("threads", "some", "must be a whole number, not 'some'"),
+            ("threads", True, "number"),
             ("env_manager", "pip", "must be one of .*'uv'.*not 'pip'"),
             ("env_manager", "UV", "must be one of"),
             ("batching", "yes", "must be one of"),
@@ -116,7 +137,7 @@ class TestDeployment:
             ("replica", "Did you mean 'replicas'?"),
             ("timeout", "Did you mean 'timeout_s'?"),
             ("envNAME", "Did you mean 'env.NAME'?"),
-            ("zzz", "Known: batch_wait_ms, batching, env"),
+            ("zzz", "Known: allow_schema_change, bake_s"),
             ("model_config_", "Did you mean 'model_config'?"),
             ("Replicas", "Did you mean 'replicas'?"),
         ],
@@ -173,7 +194,7 @@ class TestDeployment:
                 "timeout_s": st.floats(0, 86_400, exclude_min=True),
                 "max_body_mb": st.floats(0, 2048, exclude_min=True),
                 "startup_timeout_s": st.floats(0, 86_400, exclude_min=True),
-                "env.A": st.text(st.characters(exclude_characters="\0")),
+                "env.A": st.text(st.characters(codec="utf-8", exclude_characters="\0")),
                 "model_config": st.dictionaries(st.text(), st.integers() | st.text() | st.none()),
             },
         )
@@ -195,7 +216,12 @@ class TestServer:
     def test_defaults_without_file_or_variables(self, tmp_path: Path) -> None:
         settings = ServerSettings.load(tmp_path, {"PATH": "/bin", "MLFLOW_RESTAURANT_HOME": "/x"})
 
-        assert settings == ServerSettings(host="127.0.0.1", port=5001, gateways=1)
+        assert settings.model_dump() == {
+            "host": "127.0.0.1",
+            "port": 5001,
+            "gateways": 1,
+            "max_total_memory_mb": 0,
+        }
 
     def test_file_and_variables_and_variables_win(self, tmp_path: Path) -> None:
         (tmp_path / CONFIG_FILE).write_text('host = "0.0.0.0"\nport = 7000\n')
@@ -204,7 +230,7 @@ class TestServer:
             tmp_path, {"MLFLOW_RESTAURANT_PORT": "0", "MLFLOW_RESTAURANT_GATEWAYS": "2"}
         )
 
-        assert settings == ServerSettings(host="0.0.0.0", port=0, gateways=2)
+        assert (settings.host, settings.port, settings.gateways) == ("0.0.0.0", 0, 2)
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -267,3 +293,32 @@ class TestTable:
                 assert shown == f"{by_name[key].default}"
             else:
                 assert key in ("env.NAME", "model_config")
+
+
+class TestOptionsOfOneChange:
+    def test_they_are_told_apart_from_settings(self) -> None:
+        config, change = parse_options({"replicas": "2", "reason": "why", "wait": "true"})
+
+        assert config == DeploymentConfig.from_options({"replicas": 2})
+        assert (change.reason, change.wait, change.rollback, change.revision) == ("why", True, False, None)
+
+    def test_nothing_of_them_stays(self) -> None:
+        config, _ = parse_options({"reason": "why"})
+
+        assert "reason" not in config.to_dict()
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"env.A": "\ud800"}, "'env.A' must have a value that can be written in UTF-8"),
+            ({"wait": "maybe"}, "'wait' must be true or false, not 'maybe'"),
+            ({"revision": "two", "rollback": True}, "'revision' must be a whole number"),
+            ({"revision": True}, "'revision' must be a number"),
+            ({"reason": 5}, "'reason' must be a string"),
+            ({"rolback": True}, "Did you mean 'rollback'"),
+        ],
+        ids=str,
+    )
+    def test_refused(self, options: dict[str, Any], reason: str) -> None:
+        with pytest.raises(InvalidRequest, match=reason):
+            parse_options(options)

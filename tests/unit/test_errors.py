@@ -25,7 +25,7 @@ def tree(cls: type[RestaurantError] = RestaurantError) -> Iterator[type[Restaura
 
 
 CLASSES = list(tree())
-OF_OUR_OWN = {"BodyTooLarge": 413, "RequestTimeout": 408, "QueueFull": 503}
+OF_OUR_OWN = {"BodyTooLarge": 413, "HeadersTooLarge": 431, "RequestTimeout": 408, "QueueFull": 503}
 
 
 @pytest.mark.parametrize("cls", CLASSES)

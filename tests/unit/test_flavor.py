@@ -19,11 +19,15 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LogisticRegression
 
 import mlflow_restaurant
-from mlflow_restaurant import Bundle, BundleError, flavor, loader
-from mlflow_restaurant.serializers import ALLOW_PICKLE
+from mlflow_restaurant import Bundle, BundleError, flavor
+from mlflow_restaurant.bundle import loader
+from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
+from mlflow_restaurant.saving import directory as saving
+from mlflow_restaurant.saving import rehearsal, requirements
 
 pytestmark = [
     # MLflow compares the columns of an input example with a range.
@@ -58,7 +62,7 @@ def bundle() -> Bundle:
 @pytest.fixture
 def saved(bundle: Bundle, tmp_path: Path) -> Path:
     path = tmp_path / "model"
-    flavor.save_model(bundle, path, input_example=RAW.head(2), pip_requirements=PINNED)
+    flavor.save_model(bundle, path, input_example=RAW.head(2), pip_requirements=PINNED, check_example=False)
     return path
 
 
@@ -129,8 +133,8 @@ class TestLoading:
     ) -> None:
         newer = tmp_path / "newer"
         newer.mkdir()
-        for name in ("bundle.py", "loader.py", "serializers.py"):
-            shutil.copy(Path(str(loader.__file__)).with_name(name), newer)
+        for path in Path(str(loader.__file__)).parent.glob("*.py"):
+            shutil.copy(path, newer)
         source = newer / "bundle.py"
         source.write_text(source.read_text().replace('return f"Bundle(', 'return f"NewerBundle('))
         monkeypatch.setattr(loader, "__file__", str(newer / "loader.py"))
@@ -147,9 +151,9 @@ class TestLoading:
     def test_forbidden_pickles_are_named(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ALLOW_PICKLE, "false")
 
-        with pytest.raises(MlflowException, match="preprocess step 'join_columns' is pickled"):
+        with pytest.raises(MlflowException, match="preprocess step 1 of 2 'join_columns' is pickled"):
             mlflow_restaurant.load_model(str(saved))
-        with pytest.raises(MlflowException, match="preprocess step 'join_columns' is pickled"):
+        with pytest.raises(MlflowException, match="preprocess step 1 of 2 'join_columns' is pickled"):
             mlflow.pyfunc.load_model(str(saved))
 
     def test_changed_file_is_named(self, saved: Path) -> None:
@@ -157,6 +161,12 @@ class TestLoading:
 
         with pytest.raises(MlflowException, match=r"steps/model\.skops was changed"):
             mlflow_restaurant.load_model(str(saved))
+
+    def test_added_code_is_named(self, saved: Path) -> None:
+        (saved / "code" / "json.py").write_text("")
+
+        with pytest.raises(MlflowException, match=r"code/json\.py was added after it was saved"):
+            flavor.load_model(str(saved))
 
     def test_newer_format(self, saved: Path) -> None:
         rewrite_conf(saved, format_version=99)
@@ -168,7 +178,9 @@ class TestLoading:
         model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
         mlflow.sklearn.save_model(model, str(tmp_path / "sk"), pip_requirements=PINNED)
 
-        with pytest.raises(MlflowException, match="holds no model of the flavor 'restaurant'"):
+        with pytest.raises(
+            MlflowException, match=r"holds no model of the flavor 'restaurant' but one of .*sklearn: load it"
+        ):
             mlflow_restaurant.load_model(str(tmp_path / "sk"))
 
     def test_error_in_a_step_is_named(self, saved: Path) -> None:
@@ -184,7 +196,7 @@ class TestWhatIsSaved:
 
         assert conf["format_version"] == 1
         assert conf["mlflow_restaurant_version"] == mlflow_restaurant.__version__
-        assert conf["row_wise"] is None
+        assert conf["row_wise"] is True
         assert [(step["role"], step["name"], step["serializer"], step["file"]) for step in conf["steps"]] == [
             ("preprocess", "join_columns", "cloudpickle", "steps/preprocess_1.pkl"),
             ("preprocess", "TfidfVectorizer", "skops", "steps/preprocess_2.skops"),
@@ -199,12 +211,9 @@ class TestWhatIsSaved:
         (package,) = (saved / "code").iterdir()
 
         assert package.name.startswith("restaurant_bundle_")
-        assert sorted(file.name for file in package.iterdir()) == [
-            "__init__.py",
-            "bundle.py",
-            "loader.py",
-            "serializers.py",
-        ]
+        assert {file.name for file in package.iterdir()} == {
+            file.name for file in Path(str(loader.__file__)).parent.glob("*.py")
+        }
         assert sum(file.stat().st_size for file in package.iterdir()) < 100_000
         assert "mlflow_restaurant" not in Model.load(str(saved)).flavors["python_function"]["loader_module"]
 
@@ -219,7 +228,28 @@ class TestWhatIsSaved:
 
         flavor.save_model(bundle, tmp_path / "model", signature=signature, pip_requirements=PINNED)
 
-        assert Model.load(str(tmp_path / "model")).signature == signature
+        kept = Model.load(str(tmp_path / "model")).signature
+        assert (kept.inputs, kept.outputs) == (signature.inputs, signature.outputs)
+        assert {spec.name for spec in kept.params} == set(bundle.params)
+
+    def test_a_given_signature_gets_the_params_it_lacks(self, bundle: Bundle, tmp_path: Path) -> None:
+        signature = infer_signature(RAW, bundle.predict(RAW), {"predict_method": "predict_proba", "mine": 1})
+        decided = Bundle(bundle.preprocess, bundle.model, threshold=1)
+
+        flavor.save_model(decided, tmp_path / "m", signature=signature, pip_requirements=PINNED)
+
+        params = Model.load(str(tmp_path / "m")).signature.params
+        assert {spec.name: (spec.dtype.name, spec.default) for spec in params} == {
+            "predict_method": ("string", "predict_proba"),
+            "mine": ("long", 1),
+            "threshold": ("double", 1.0),
+        }
+
+    @pytest.mark.parametrize("signature", ["abc", True, {"inputs": "x"}])
+    def test_no_signature_at_all(self, signature: Any, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(MlflowException, match=r"signature is a .*: give a ModelSignature"):
+            flavor.save_model(bundle, tmp_path / "m", signature=signature)
+        assert list(tmp_path.iterdir()) == []
 
     def test_no_signature_on_request(self, bundle: Bundle, tmp_path: Path) -> None:
         flavor.save_model(
@@ -227,6 +257,23 @@ class TestWhatIsSaved:
         )
 
         assert Model.load(str(tmp_path / "model")).signature is None
+
+    def test_without_an_example_there_are_params_and_a_warning(
+        self, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        flavor.save_model(bundle, tmp_path / "m", pip_requirements=["mlflow"])
+
+        assert "saved without input_example" in caplog.text
+        signature = mlflow.models.Model.load(str(tmp_path / "m")).signature
+        assert (signature.inputs, {spec.name for spec in signature.params}) == (None, set(bundle.params))
+
+    def test_that_of_a_loaded_bundle_is_kept(self, saved: Path, tmp_path: Path) -> None:
+        flavor.save_model(flavor.load_model(str(saved)), tmp_path / "again", pip_requirements=["mlflow"])
+
+        before, after = (
+            mlflow.models.Model.load(str(path)).signature for path in (saved, tmp_path / "again")
+        )
+        assert after == before
 
     def test_metadata(self, bundle: Bundle, tmp_path: Path) -> None:
         flavor.save_model(bundle, tmp_path / "model", metadata={"team": "mail"}, pip_requirements=PINNED)
@@ -271,27 +318,21 @@ class TestRequirements:
         assert all("==" in line for line in lines)
         assert not list((tmp_path / "model").rglob("__pycache__"))
 
-    def test_this_package_does_not_creep_in(
-        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(
-            mlflow.models,
-            "infer_pip_requirements",
-            lambda *args, **kwargs: ["mlflow_restaurant==0.1.0", "--extra-index-url x", "scipy==1.0"],
-        )
+    def test_this_package_does_not_creep_in(self) -> None:
+        lines = requirements.of_bundle(["mlflow_restaurant", "pytest", "scipy"], [{"serializer": "import"}])
 
-        flavor.save_model(bundle, tmp_path / "model")
+        assert [line.partition("==")[0] for line in lines] == ["numpy", "pandas", "scipy"]
 
-        text = (tmp_path / "model" / "requirements.txt").read_text()
-        assert "restaurant" not in text
-        assert "scipy==1.0" in text
+    def test_those_of_models_inside_count(self) -> None:
+        lines = requirements.of_bundle(["pandas"], [], ["xgboost==1.0", "pandas==1.0", "--extra-index-url x"])
+
+        assert {"xgboost==1.0", "--extra-index-url x"} <= set(lines)
+        assert "pandas==1.0" not in lines
 
     def test_extra_requirements(
         self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            mlflow.models, "infer_pip_requirements", lambda *args, fallback, **kwargs: fallback
-        )
+        monkeypatch.setattr(rehearsal, "rehearse", lambda root, run: [])
 
         flavor.save_model(bundle, tmp_path / "model", extra_pip_requirements=["wheel"])
 
@@ -331,6 +372,17 @@ class TestFailures:
             LogisticRegression(), tmp_path / "m", r"this is a LogisticRegression: wrap it as Bundle\(model="
         )
 
+    def test_the_path_before_the_bundle(self, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(
+            MlflowException, match=r"is a string that names no \.py file: give the bundle first"
+        ):
+            flavor.save_model(str(tmp_path / "m"), bundle)  # type: ignore[arg-type]
+
+    def test_code_that_is_not_there(self, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(MlflowException, match=r"There is no 'nix\.py', which code_paths names"):
+            flavor.save_model(bundle, tmp_path / "m", code_paths=["nix.py"])
+        assert list(tmp_path.iterdir()) == []
+
     def test_path_is_taken(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "m").mkdir()
         (tmp_path / "m" / "notes").write_text("mine")
@@ -343,6 +395,53 @@ class TestFailures:
         (tmp_path / "m").write_text("mine")
 
         self.refused(bundle, tmp_path / "m", "already exists")
+
+    @pytest.mark.parametrize("name", ["a#b", "a%20b"])
+    def test_a_path_that_mlflow_cannot_load_from(self, name: str, bundle: Bundle, tmp_path: Path) -> None:
+        self.refused(bundle, tmp_path / name, "where MLflow cannot load a model from")
+
+    def test_parents_that_were_made_are_removed(self, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(
+            MlflowException,
+            match=r"The input example cannot be written as JSON: TypeError: .*Give a few rows",
+        ):
+            flavor.save_model(
+                bundle, tmp_path / "new" / "deep" / "m", input_example=pd.DataFrame({"a": [pd.Timedelta(1)]})
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_link_to_an_empty_directory_is_followed(self, bundle: Bundle, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "empty")
+
+        flavor.save_model(bundle, tmp_path / "link", pip_requirements=PINNED)
+
+        assert (tmp_path / "empty" / "MLmodel").is_file()
+
+    def test_a_path_that_another_one_fills_meanwhile(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fill(*_: Any) -> None:
+            (tmp_path / "m").mkdir()
+            (tmp_path / "m" / "other").touch()
+
+        monkeypatch.setattr(saving, "remove_bytecode", fill)
+
+        with pytest.raises(MlflowException, match="was filled while this bundle was being saved"):
+            flavor.save_model(bundle, tmp_path / "m", pip_requirements=PINNED)
+        assert [path.name for path in (tmp_path / "m").iterdir()] == ["other"]
+
+    def test_an_argument_that_cannot_be_stored(self, tmp_path: Path) -> None:
+        model = GaussianProcessRegressor().fit([[0.0], [1.0]], [0.0, 1.0])
+        self.refused(
+            Bundle(model=(model, {"return_std": np.bool_(False)})),
+            tmp_path / "m",
+            "cannot be saved with its keyword arguments",
+        )
+
+    def test_an_unknown_method(self, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(MlflowException, match="has no method 'nope'"):
+            flavor.save_model(bundle, tmp_path / "m", predict_method="nope")
 
     def test_an_empty_directory_is_used(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "m").mkdir()
@@ -376,10 +475,10 @@ class TestFailures:
         def interrupt(*args: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(flavor, "_write_environment", interrupt)
+        monkeypatch.setattr(saving, "write_environment", interrupt)
 
         with pytest.raises(KeyboardInterrupt):
-            flavor.save_model(bundle, tmp_path / "m")
+            flavor.save_model(bundle, tmp_path / "m", pip_requirements=PINNED)
 
         assert list(tmp_path.iterdir()) == []
 
@@ -390,17 +489,14 @@ class TestFailures:
 
 class TestLogging:
     @pytest.fixture(autouse=True)
-    def tracking(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def tracking(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
         mlflow.set_experiment(
             experiment_id=mlflow.create_experiment(
                 "tests", artifact_location=(tmp_path / "artifacts").as_uri()
             )
         )
-        yield
-        mlflow.set_tracking_uri(None)
 
     def test_log_register_and_load(self, bundle: Bundle) -> None:
         with mlflow.start_run() as run:
@@ -436,4 +532,4 @@ class TestLogging:
 
     def test_not_a_bundle(self) -> None:
         with pytest.raises(MlflowException, match=r"Only a mlflow_restaurant\.Bundle can be saved"):
-            mlflow_restaurant.log_model("spam", name="spam")  # type: ignore[arg-type]
+            mlflow_restaurant.log_model("spam", name="spam")

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,15 @@ import psutil
 import pytest
 
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.forkserver import JOBS, load_job, receive_request, reporter
+from mlflow_restaurant.process.forkserver import (
+    JOBS,
+    THREADS_SAFE_TO_FORK,
+    is_gone,
+    load_job,
+    receive_request,
+    reporter,
+    unexpected_threads,
+)
 from mlflow_restaurant.process.launcher import (
     FORKSERVER_ID,
     Child,
@@ -34,8 +43,6 @@ from mlflow_restaurant.process.watch import end_process
 
 PATIENCE_S = 30
 SETTLE_S = 3
-THREADS_SAFE_TO_FORK = {"jemalloc_bg_thd"}
-"""pyarrow's allocator stops and restarts this one around a fork by itself."""
 T = TypeVar("T")
 
 
@@ -361,6 +368,16 @@ class TestSpawned:
 
 
 class TestParts:
+    def test_threads_are_told_by_name(self) -> None:
+        before, ended = unexpected_threads(), threading.Event()
+        thread = threading.Thread(target=ended.wait, name="surprise")
+        thread.start()
+        try:
+            assert set(unexpected_threads()) - set(before) == {"surprise"}
+        finally:
+            ended.set()
+            thread.join()
+
     @pytest.mark.parametrize("job", JOBS)
     def test_every_job_can_be_loaded(self, job: str) -> None:
         assert callable(load_job(job))
@@ -382,6 +399,13 @@ class TestParts:
         reporter(write)({"a": 1})
 
         os.close(write)
+
+    def test_a_client_that_hung_up_is_noticed(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                assert not is_gone(ours)
+            assert is_gone(ours)
 
     def test_a_request_in_pieces_is_put_together(self) -> None:
         here, there = socket.socketpair()

@@ -18,6 +18,7 @@ from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRoute, RouteTable
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.app import Gateway
+from mlflow_restaurant.gateway.tracks import Track
 from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed
 from mlflow_restaurant.replica.app import with_raw_headers
 
@@ -89,6 +90,8 @@ class Replica:
             yield
         finally:
             server.close()
+            for _ in range(5):  # until connections that were accepted a moment ago are among the tasks
+                await asyncio.sleep(0)
             for task in list(self.tasks):
                 task.cancel()
             await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -148,6 +151,10 @@ class Site:
     suspects: list[tuple[str, str, str]] = field(default_factory=list)
     version: int = 0
 
+    def track(self) -> Track:
+        """The track of the revision that serves deployment ``d``."""
+        return self.gateway.tracks.of(self.gateway.table.deployments["d"])
+
     async def replica(self, name: str, respond: Respond = OK) -> Replica:
         replica = Replica(self.directory / name, respond)
         await self.stack.enter_async_context(replica.listening())
@@ -192,13 +199,11 @@ class Site:
             "headers": headers,
         }
 
-        async def whole() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
         async def send(message: Message) -> None:
             sent.append(message)
 
-        await self.gateway(scope, receive or whole, send)
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        await self.gateway(scope, receive or messages(then=whole), send)
         if not sent:
             return None
         start, *parts = sent
@@ -533,6 +538,22 @@ class TestForwarding:
 
         run(test)
 
+    def test_who_causes_errors_does_not_fill_the_log(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve(await site.replica("a", always(http(500, b"x" * 1000))))
+            site.gateway.budget.size = 1000
+
+            for _ in range(3):
+                assert (await site.post()).status == 500
+            assert len(site.logged) == 1
+            site.gateway.budget.windows["d"].ends = 0
+            await site.post()
+
+            assert len(site.logged) == 2
+            assert site.logged[1][1].startswith("2 errors were left out here")
+
+        run(test)
+
     def test_without_a_content_type_it_is_refused(self, run: Run) -> None:
         async def test(site: Site) -> None:
             replica = await site.replica("a")
@@ -621,6 +642,49 @@ class TestBodies:
 
             assert replica.got == []
             assert (await site.post()).status == 200
+
+        run(test)
+
+    def test_a_caller_who_goes_away_while_waiting_leaves_the_queue_and_reaches_no_replica(
+        self, run: Run
+    ) -> None:
+        async def test(site: Site) -> None:
+            await site.serve()
+            gone = asyncio.Event()
+            waiting: list[Message] = [END]
+
+            async def receive() -> Message:
+                if waiting:
+                    return waiting.pop()
+                await gone.wait()
+                return DISCONNECT
+
+            before = asyncio.all_tasks()
+            leaves = asyncio.ensure_future(site.call("POST", SCORE, receive=receive))
+            stays = asyncio.ensure_future(site.post(body=b"stays"))
+            while len(site.track().batcher.queue) < 2:
+                await asyncio.sleep(0)
+            gone.set()
+
+            assert await leaves is None
+            assert len(site.track().batcher.queue) == 1
+            assert [sample.status for sample in site.gateway.recent.samples["d"]] == [499]
+            replica = await site.replica("a")
+            await site.serve(replica)
+            assert (await stays).status == 200
+            assert [got.body for got in replica.scored] == [b"stays"]
+            assert {task for task in asyncio.all_tasks() - before if task not in replica.tasks} == set()
+
+        run(test)
+
+    def test_a_caller_who_goes_away_while_it_waits_for_a_ping_leaves_the_queue(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve()
+
+            call = site.call("GET", "/deployments/d/ping", receive=messages(then=DISCONNECT))
+
+            assert await call is None
+            assert not site.track().dispatcher.waiting
 
         run(test)
 
@@ -784,7 +848,38 @@ class TestTrouble:
 
             assert (answered.status, answered.error) == (503, "TEMPORARILY_UNAVAILABLE")
             assert len(a.scored) + len(b.scored) == 2
-            assert all(s.in_flight == 0 for s in site.gateway.dispatchers["d"].replicas.values())
+            assert all(s.in_flight == 0 for s in site.track().dispatcher.replicas.values())
+
+        run(test)
+
+    def test_a_ping_that_meets_a_broken_connection_is_sent_once_more(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            breaking = True
+
+            async def once(_: Got) -> bytes:
+                nonlocal breaking
+                broken, breaking = breaking, False
+                return b"" if broken else http(200, b"\n")
+
+            await site.serve(await site.replica("a", once))
+
+            assert (await site.get("/deployments/d/version")).status == 200
+
+        run(test)
+
+    def test_a_ping_that_meets_two_is_answered_so(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve(await site.replica("a", BREAK), await site.replica("b", BREAK))
+
+            assert (await site.get("/deployments/d/version")).error == "TEMPORARILY_UNAVAILABLE"
+
+        run(test)
+
+    def test_a_ping_passes_over_who_is_not_there(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve(Replica(site.directory / "a", OK), await site.replica("b"))
+
+            assert (await site.get("/deployments/d/version")).status == 200
 
         run(test)
 
@@ -802,7 +897,7 @@ class TestTrouble:
         async def test(site: Site) -> None:
             await site.serve(Replica(site.directory / "a", OK))
             waiting = asyncio.ensure_future(site.post())
-            while not site.gateway.dispatchers["d"].waiting:
+            while not site.track().batcher.queue:
                 await asyncio.sleep(0.001)
 
             await site.serve(await site.replica("b"))
@@ -836,7 +931,7 @@ class TestTrouble:
         async def test(site: Site) -> None:
             await site.serve()
             waiting = [asyncio.ensure_future(site.post()) for _ in range(3)]
-            while len(site.gateway.dispatchers["d"].waiting) < 3:
+            while len(site.track().batcher.queue) < 3:
                 await asyncio.sleep(0.001)
 
             await site.route({})
@@ -886,7 +981,7 @@ class TestTables:
         async def test(site: Site) -> None:
             await site.serve(await site.replica("a", hang), timeout_s=2)
             in_flight = asyncio.ensure_future(site.post())
-            while not site.gateway.dispatchers["d"].replicas["a"].in_flight:
+            while not site.track().dispatcher.replicas["a"].in_flight:
                 await asyncio.sleep(0.001)
             await site.serve()
 
@@ -894,6 +989,30 @@ class TestTables:
             assert await site.gateway.drain("unknown", 0.01)
             in_flight.cancel()
             await asyncio.wait([in_flight])
+
+        run(test)
+
+    def test_nothing_is_told_of_a_deployment_that_is_gone(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            working, done = asyncio.Event(), asyncio.Event()
+
+            async def when_told(_: Got) -> bytes:
+                working.set()
+                await done.wait()
+                return b""
+
+            await site.serve(await site.replica("a"))
+            await site.post()
+            assert b'deployment="d"' in (await site.get("/metrics")).body
+            await site.serve(await site.replica("b", when_told))
+            in_flight = asyncio.ensure_future(site.post())
+            await working.wait()
+
+            await site.route({})
+            done.set()
+
+            assert (await in_flight).status == 404
+            assert b'deployment="d"' not in (await site.get("/metrics")).body
 
         run(test)
 

@@ -18,7 +18,7 @@ from mlflow_restaurant import deployments
 
 NAME = "mlflow_restaurant"
 ROOT = Path(mlflow_restaurant.__file__).parent
-FOUNDATION = {"_version", "entities", "states", "config", "errors"}
+FOUNDATION = {"_version", "entities", "states", "config", "errors", "sticky"}
 SERVER_LIBRARIES = {
     "uvicorn",
     "uvloop",
@@ -41,6 +41,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TRAVELLING = [m for m in MODULES if m == "bundle" or m.startswith("bundle.")]
 
 
 def absolute(node: ast.ImportFrom, module: str) -> str:
@@ -110,7 +111,19 @@ def test_the_foundation_imports_neither_mlflow_nor_a_server(module: str) -> None
     assert not libraries(module) & {"mlflow", "asyncio", *SERVER_LIBRARIES}
 
 
-@pytest.mark.parametrize("module", ["control.planner", "gateway.router", "explain", "payload"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "control.planner",
+        "gateway.router",
+        "gateway.layout",
+        "gateway.values",
+        "gateway.scoring",
+        "gateway.queue",
+        "explain",
+        "payload",
+    ],
+)
 def test_what_decides_does_no_io(module: str) -> None:
     assert not libraries(module) & {
         "asyncio",
@@ -138,12 +151,22 @@ def test_the_command_reaches_the_server_only_through_its_client_or_runs_it_in_th
 
 
 def test_a_bundle_needs_only_the_standard_library_numpy_and_pandas_to_be_imported() -> None:
-    assert own("bundle") <= {"_version"}
+    assert not {library for m in TRAVELLING for library in libraries(m)} & SERVER_LIBRARIES
     assert not {m.partition(".")[0] for m in loaded_by(f"import {NAME}.bundle")} & {
         "mlflow",
         "sklearn",
         *SERVER_LIBRARIES,
     }
+
+
+@pytest.mark.parametrize("module", TRAVELLING)
+def test_what_travels_imports_only_what_travels(module: str) -> None:
+    assert own(module) <= set(TRAVELLING)
+
+
+@pytest.mark.parametrize("module", ["bundle.files", "bundle.profile", "saving.columns", "saving.profiling"])
+def test_a_profile_is_read_and_made_without_mlflow(module: str) -> None:
+    assert "mlflow" not in libraries(module)
 
 
 def test_the_target_exposes_exactly_one_client_class() -> None:

@@ -19,6 +19,8 @@ from mlflow_restaurant.control.planner import (
     Seen,
     Start,
     Stop,
+    Trial,
+    Try,
     Wanted,
     after_death,
     deployment_state,
@@ -258,6 +260,13 @@ class World:
             assert served or not running, f"{name} was taken out of service by {actions}"
         return actions
 
+    def applies(self, action: Action) -> bool:
+        """Tell whether what an action is about is still there: one before it may have changed that."""
+        if isinstance(action, (Restart, Stop)):
+            replica = self.replicas.get(action.id)
+            return replica is not None and replica.state not in (DRAINING, STOPPED)
+        return not isinstance(action, (Promote, Fail, Try)) or action.deployment in self.wanted
+
     def apply(self, action: Action) -> None:
         if isinstance(action, Start):
             new = seen(action.revision, STARTING, action.index, name=action.deployment)
@@ -274,14 +283,19 @@ class World:
         elif isinstance(action, Promote):
             w = self.wanted[action.deployment]
             assert action.revision == w.target
-            self.wanted[w.deployment] = replace(w, serving=w.target, target=None)
+            self.wanted[w.deployment] = replace(w, serving=w.target, target=None, undone=False, trial=None)
+        elif isinstance(action, Try):
+            w = self.wanted[action.deployment]
+            self.wanted[w.deployment] = replace(w, trial=Trial.UNDER_WAY)
         else:
             w = self.wanted[action.deployment]
             assert action.revision == w.target
-            if w.serving is None:
+            if w.gradual and not w.undone and w.serving is not None:
+                self.wanted[w.deployment] = replace(w, undone=True)
+            elif w.serving is None:
                 del self.wanted[w.deployment]
             else:
-                self.wanted[w.deployment] = replace(w, target=None)
+                self.wanted[w.deployment] = replace(w, target=None, undone=False, trial=None)
 
     # what users do
 
@@ -376,3 +390,116 @@ def test_an_update_never_leaves_fewer_running_than_were(
     world.settle()
     assert world.wanted["d"].serving == 2
     assert world.running("d") == new
+
+
+def answering(world: World) -> int:
+    """Return how many replicas answer: those of the revision that serves, and of the one that takes its place."""
+    w = world.wanted["d"]
+    return sum(r.state is RUNNING and r.revision in w.revisions() for r in world.replicas.values())
+
+
+def alive(world: World) -> int:
+    return sum(r.state in (STARTING, RUNNING, DRAINING) for r in world.replicas.values())
+
+
+def exchange(old: int, new: int) -> World:
+    world = World({"d": Wanted("d", 1, 2, {1: old, 2: new}, gradual=True)})
+    for index in range(old):
+        world.replicas[f"d-1-{index}"] = seen(1, RUNNING, index)
+    return world
+
+
+def coming(world: World) -> Seen | None:
+    return next((r for r in world.replicas.values() if r.revision == 2 and r.state is STARTING), None)
+
+
+moves = st.one_of(st.tuples(st.just("ready"), picks), st.tuples(st.just("let_go")))
+
+
+@unhurried
+@given(st.lists(st.tuples(moves, st.booleans()), max_size=60), st.integers(1, 4), st.integers(1, 4))
+def test_a_gradual_update_keeps_the_number_and_goes_one_beyond_it(
+    luck: list[tuple[tuple[str, ...], bool]], old: int, new: int
+) -> None:
+    world = exchange(old, new)
+    for (what, *arguments), planned in luck:
+        if planned:
+            world.step()
+        getattr(world, what)(*arguments)
+        assert answering(world) >= min(old, new)
+        assert alive(world) <= max(old, new) + 1
+
+    world.settle()
+    assert world.wanted["d"].serving == 2
+    assert world.running("d") == new == len(world.replicas)
+
+
+@unhurried
+@given(st.integers(2, 4), st.integers(0, 3), st.lists(st.tuples(moves, st.booleans()), max_size=40))
+def test_a_gradual_update_that_fails_goes_back_as_it_came(
+    count: int, exchanged: int, luck: list[tuple[tuple[str, ...], bool]]
+) -> None:
+    world = exchange(count, count)
+    while sum(r.revision == 2 and r.state is RUNNING for r in world.replicas.values()) < min(
+        exchanged, count - 1
+    ):
+        world.step()
+        world.ready(0)
+        world.let_go()
+    while (dying := coming(world)) is None:
+        world.step()
+        world.let_go()
+    world.become(dying, BACKOFF, retry_at=world.now, error="killed")
+    for (what, *arguments), planned in luck:
+        if planned:
+            world.step()
+        getattr(world, what)(*arguments)
+        assert answering(world) >= count
+        assert alive(world) <= count + 1
+
+    world.settle()
+    assert world.wanted["d"] == Wanted("d", 1, None, {1: count, 2: count}, gradual=True)
+    assert world.running("d") == count == len(world.replicas)
+
+
+@given(st.lists(st.tuples(events, st.booleans(), st.floats(0, 5)), max_size=40))
+@settings(unhurried, max_examples=300)
+def test_whatever_happens_gradual_updates_end_too(
+    history: list[tuple[tuple[str, ...], bool, float]],
+) -> None:
+    world = World()
+    for (what, *arguments), planned, passed in history:
+        getattr(world, what)(*arguments)
+        world.wanted = {name: replace(w, gradual=True) for name, w in world.wanted.items()}
+        world.now += passed
+        if planned:
+            for action in plan(list(world.wanted.values()), list(world.replicas.values()), world.now):
+                if world.applies(action):
+                    world.apply(action)
+
+    world.settle()
+
+    assert plan(list(world.wanted.values()), list(world.replicas.values()), world.now) == []
+    assert all(w.target is None and w.serving is not None for w in world.wanted.values())
+    assert all(r.state is RUNNING for r in world.replicas.values())
+    assert len(world.replicas) == sum(w.replicas[w.serving] for w in world.wanted.values() if w.serving)
+
+
+class TestTrials:
+    def test_a_trial_begins_when_all_replicas_run(self) -> None:
+        due = replace(wanted(1, 2, replicas=2), trial=Trial.DUE)
+        running = [seen(r, RUNNING, index) for r in (1, 2) for index in (0, 1)]
+
+        assert plan([due], running[:3], NOW) == [Start("d", 2, 1)]
+        assert plan([due], running, NOW) == [Try("d", 2)]
+        assert plan([replace(due, trial=Trial.UNDER_WAY)], running, NOW) == []
+        assert plan([replace(due, trial=None)], running, NOW) == [Promote("d", 2)]
+
+    def test_on_trial_one_death_is_mended_and_the_second_ends_it(self) -> None:
+        trial = replace(wanted(1, 2), trial=Trial.UNDER_WAY)
+        once = replace(seen(2, BACKOFF, error="killed"), quick_deaths=1)
+
+        assert plan([trial], [seen(1, RUNNING), once], NOW) == [Restart("d-2-0")]
+        assert plan([trial], [seen(1, RUNNING), replace(once, quick_deaths=2)], NOW) == [
+            Fail("d", 2, "killed")
+        ]

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, RouteTable
 from mlflow_restaurant.errors import DoesNotExist, Unavailable
-from mlflow_restaurant.gateway.router import Address, parse_path, pick, split
+from mlflow_restaurant.gateway.router import Address, Caller, Draws, parse_path, pick, split, stuck
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 weights = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 50), min_size=1, max_size=6
 )
+printable = st.characters(exclude_categories=["C", "Z"])
 draws = st.floats(0, 1, exclude_max=True)
 
 
@@ -29,6 +30,16 @@ def table(**traffic: dict[str, float]) -> RouteTable:
         },
         endpoints={n: EndpointRoute(name=n, traffic=t) for n, t in traffic.items()},
     )
+
+
+ENDPOINT = Address("endpoints", "e", "/invocations")
+
+
+def table_of(sticky: str, traffic: dict[str, float]) -> RouteTable:
+    """Return a table with one sticky endpoint."""
+    found = table(e=traffic)
+    endpoint = found.endpoints["e"].model_copy(update={"sticky": sticky})
+    return found.model_copy(update={"endpoints": {"e": endpoint}})
 
 
 class TestPath:
@@ -66,10 +77,8 @@ class TestPath:
         assert parse_path(path) is None
 
     @unhurried
-    @given(st.text(min_size=1), st.text("abc/%20", max_size=8))
+    @given(st.text(printable, min_size=1), st.text("abc/%20", max_size=8))
     def test_any_name_that_is_quoted_comes_back(self, name: str, rest: str) -> None:
-        assume(name.isprintable())
-
         assert parse_path(f"/endpoints/{quote(name, safe='')}/{rest}") == Address(
             "endpoints", name, f"/{rest}"
         )
@@ -77,23 +86,98 @@ class TestPath:
 
 class TestPick:
     def test_a_deployment_by_its_name(self) -> None:
-        assert pick(Address("deployments", "d", "/ping"), table(), 0.5) == "d"
+        assert pick(Address("deployments", "d", "/ping"), table(), Caller(), Draws()) == "d"
 
     @pytest.mark.parametrize("kind", ["deployments", "endpoints"])
     def test_an_unknown_name(self, kind: str) -> None:
         with pytest.raises(DoesNotExist, match="'nobody'"):
-            pick(Address(kind, "nobody", "/ping"), table(e={"d": 100}), 0.5)
+            pick(Address(kind, "nobody", "/ping"), table(e={"d": 100}), Caller(), Draws())
 
     def test_deployments_and_endpoints_have_names_of_their_own(self) -> None:
         with pytest.raises(DoesNotExist):
-            pick(Address("deployments", "e", "/ping"), table(e={"d": 100}), 0.5)
+            pick(Address("deployments", "e", "/ping"), table(e={"d": 100}), Caller(), Draws())
         with pytest.raises(DoesNotExist):
-            pick(Address("endpoints", "d", "/ping"), table(e={"d": 100}), 0.5)
+            pick(Address("endpoints", "d", "/ping"), table(e={"d": 100}), Caller(), Draws())
 
     @pytest.mark.parametrize("traffic", [{}, {"a": 0.0}])
     def test_an_endpoint_without_traffic_is_unavailable(self, traffic: dict[str, float]) -> None:
         with pytest.raises(Unavailable, match="'e'"):
-            pick(Address("endpoints", "e", "/ping"), table(e=traffic), 0.5)
+            pick(Address("endpoints", "e", "/ping"), table(e=traffic), Caller(), Draws())
+
+
+class TestShares:
+    @pytest.mark.parametrize("traffic", [{"a": 50, "b": 50}, {"a": 99, "b": 1}, {"a": 70, "b": 20, "c": 10}])
+    def test_they_are_exact_over_a_few_hundred_requests(self, traffic: dict[str, float]) -> None:
+        draws, address, routes = Draws(), Address("endpoints", "e", "/ping"), table(e=traffic)
+
+        counts = Counter(pick(address, routes, Caller(), draws) for _ in range(500))
+
+        for name, weight in traffic.items():
+            assert abs(counts[name] / 5 - weight) < 1
+
+    def test_each_endpoint_has_draws_of_its_own(self) -> None:
+        draws = Draws()
+        first = draws.next("e")
+        draws.next("other")
+
+        assert (draws.next("e") - first) % 1 == pytest.approx(0.618, abs=1e-3)
+
+    def test_those_of_endpoints_that_are_gone_are_forgotten(self) -> None:
+        draws = Draws()
+        draws.next("e")
+        draws.next("gone")
+        draws.keep({"e": None})
+
+        assert set(draws.last) == {"e"}
+
+
+class TestSticky:
+    @pytest.mark.parametrize("sticky", ["client", "header:x-user-id"])
+    def test_a_caller_stays(self, sticky: str) -> None:
+        callers = [Caller([(b"x-user-id", b"%d" % n)], f"10.0.0.{n}") for n in range(200)]
+        routes = table_of(sticky, {"a": 50, "b": 50})
+
+        first = [pick(ENDPOINT, routes, caller, Draws()) for caller in callers]
+
+        assert [pick(ENDPOINT, routes, caller, Draws()) for caller in callers] == first
+        assert set(first) == {"a", "b"}
+
+    def test_who_has_no_such_header_goes_anywhere(self) -> None:
+        routes, draws = table_of("header:x-user-id", {"a": 50, "b": 50}), Draws()
+        nobody = [Caller(), Caller([(b"x-user-id", b"")]), Caller([(b"x-other", b"1")])]
+
+        for caller in nobody:
+            assert {pick(ENDPOINT, routes, caller, draws) for _ in range(20)} == {"a", "b"}
+
+    @pytest.mark.parametrize("share", [1, 5, 25, 50, 90])
+    def test_callers_are_split_by_weight(self, share: int) -> None:
+        weights = {"a": 100.0 - share, "b": float(share)}
+
+        counts = Counter(stuck(weights, b"%d" % n) for n in range(20_000))
+
+        assert abs(counts["b"] / 200 - share) < 1
+
+    def test_as_a_share_grows_nobody_leaves_it_and_others_stay_where_they_are(self) -> None:
+        keys = [b"user-%d" % n for n in range(2000)]
+        before = {"a": 60.0, "b": 30.0, "c": 10.0}
+        after = {"a": 60.0, "b": 30.0, "c": 40.0}
+
+        for key in keys:
+            assert stuck(after, key) in (stuck(before, key), "c")
+
+    def test_a_canary_keeps_its_callers_at_every_step(self) -> None:
+        keys = [b"user-%d" % n for n in range(2000)]
+        there: set[bytes] = set()
+        for share in (5.0, 25.0, 50.0, 100.0):
+            now = {key for key in keys if stuck({"old": 100 - share, "new": share}, key) == "new"}
+            assert there <= now
+            there = now
+
+    def test_every_process_gives_the_same(self) -> None:
+        assert [stuck({"a": 50, "b": 50}, b"%d" % n) for n in range(6)] == list("aaaabb")
+
+    def test_nobody_to_go_to(self) -> None:
+        assert stuck({"a": 0.0}, b"x") is None
 
 
 class TestSplit:
@@ -104,7 +188,7 @@ class TestSplit:
         assume(total)
         endpoint = EndpointRoute(name="e", traffic={n: float(w) for n, w in traffic.items()})
 
-        counts = Counter(split(endpoint, (k + 0.5) / total) for k in range(total))
+        counts = Counter(split(endpoint.traffic, (k + 0.5) / total) for k in range(total))
 
         assert counts == Counter({n: w for n, w in traffic.items() if w})
 
@@ -114,7 +198,10 @@ class TestSplit:
         assume(any(traffic.values()))
         endpoint = EndpointRoute(name="e", traffic={n: float(w) for n, w in traffic.items()})
 
-        assert traffic[split(endpoint, draw)] > 0
+        chosen = split(endpoint.traffic, draw)
+
+        assert chosen is not None
+        assert traffic[chosen] > 0
 
     @unhurried
     @given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=5), draws)
@@ -123,7 +210,7 @@ class TestSplit:
     ) -> None:
         endpoint = EndpointRoute(name="e", traffic={str(k): w for k, w in enumerate(shares)})
 
-        chosen = int(split(endpoint, draw))
+        chosen = int(split(endpoint.traffic, draw) or 0)
         below = sum(shares[:chosen]) / sum(shares)
 
         assert below <= draw + 1e-9
@@ -134,4 +221,4 @@ class TestSplit:
             name="e", traffic={"a": 33.3333333, "b": 33.3333333, "c": 33.3333334, "d": 0.0}
         )
 
-        assert split(endpoint, 1 - 2**-53) == "c"
+        assert split(endpoint.traffic, 1 - 2**-53) == "c"

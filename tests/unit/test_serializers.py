@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
 import subprocess
 import sys
 import textwrap
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -19,11 +23,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from mlflow_restaurant import serializers
+from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE, read_step
 from mlflow_restaurant.emails import join_text
-from mlflow_restaurant.serializers import ALLOW_PICKLE, read_step, write_step
+from mlflow_restaurant.saving.directory import write_loader_package
+from mlflow_restaurant.saving.local_code import modules_by_value
+from mlflow_restaurant.saving.serializers import Target, write_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +52,7 @@ class Shouter(BaseEstimator, TransformerMixin):  # type: ignore[misc]
 
 
 def write(target: Any, folder: Path, code_paths: list[str] | None = None) -> dict[str, Any]:
-    return write_step(target, folder, "step", "model 'it'", code_paths or [])
+    return write_step(Target(target, code_paths or []), folder, "step", "model 'it'")
 
 
 def read(entry: dict[str, Any], folder: Path) -> Any:
@@ -103,9 +109,7 @@ class TestChoice:
         assert "sklearn.tree._tree.Tree" in entry["skops_trusted_types"]
         assert len(read(entry, tmp_path).predict([[0.5]])) == 1
 
-    @pytest.mark.parametrize(
-        "target", [shout, lambda texts: texts, math.sqrt, FunctionTransformer(shout), Shouter()]
-    )
+    @pytest.mark.parametrize("target", [shout, lambda texts: texts, FunctionTransformer(shout), Shouter()])
     def test_code_goes_to_cloudpickle(self, target: Any, tmp_path: Path) -> None:
         entry = write(target, tmp_path)
 
@@ -117,6 +121,26 @@ class TestChoice:
 
         assert entry["serializer"] == "skops"
         np.testing.assert_allclose(read(entry, tmp_path).transform([[0.0]]), [[0.0]])
+
+    def test_a_vocabulary_of_numpy_integers_is_written_in_a_moment(self, tmp_path: Path) -> None:
+        vectorizer = TfidfVectorizer(vocabulary={f"word{i}": np.int64(i) for i in range(30_000)}).fit(TEXTS)
+
+        entry = write(vectorizer, tmp_path)
+
+        with zipfile.ZipFile(tmp_path / entry["file"]) as archive:  # skops by itself: a file for each integer
+            assert len(archive.namelist()) < 10
+        loaded = read(entry, tmp_path)
+        assert loaded.vocabulary_ == vectorizer.vocabulary_
+        assert {type(value) for value in vectorizer.vocabulary_.values()} == {np.int64}
+        assert (loaded.transform(["word7 word9"]) != vectorizer.transform(["word7 word9"])).nnz == 0
+
+    def test_skops_is_left_as_it_was(self, tmp_path: Path) -> None:
+        general = importlib.import_module("skops.io._general")
+        utils = importlib.import_module("skops.io._utils")
+
+        write(text_pipeline(), tmp_path)
+
+        assert utils._get_state.dispatch(dict) is general.dict_get_state
 
     def test_nothing_can_write_it(self, tmp_path: Path) -> None:
         with (tmp_path / "open").open("w") as file:
@@ -137,11 +161,10 @@ class TestByValue:
 
     def read_elsewhere(self, entry: dict[str, Any], folder: Path, call: str) -> str:
         source = (
-            "import sys, json, importlib.util, pathlib\n"
+            "import sys, json, pathlib\n"
             "sys.modules['mlflow_restaurant'] = None\n"
-            f"spec = importlib.util.spec_from_file_location('copied', {serializers.__file__!r})\n"
-            "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-            f"step = module.read_step({entry!r}, pathlib.Path({str(folder)!r}), 'it')\n"
+            f"from {write_loader_package(folder)} import serializers\n"
+            f"step = serializers.read_step({entry!r}, pathlib.Path({str(folder)!r}), 'it')\n"
             f"print({call})\n"
         )
         done = subprocess.run(
@@ -166,13 +189,12 @@ class TestByValue:
         call = "list(step(__import__('pandas').DataFrame({'subject': ['A'], 'body': ['12']})))"
         assert "number" in self.read_elsewhere(entry, tmp_path, call)
 
-    def test_shipped_code_is_pickled_by_reference(self, helpers: ModuleType, tmp_path: Path) -> None:
+    def test_shipped_code_is_named(self, helpers: ModuleType, tmp_path: Path) -> None:
         shipped = [helpers.__file__ or "", str(tmp_path / "project" / "own_words.py")]
-        by_value = len((tmp_path / write(helpers.decorate, tmp_path)["file"]).read_bytes())
 
         entry = write(helpers.decorate, tmp_path, shipped)
 
-        assert len((tmp_path / entry["file"]).read_bytes()) < by_value / 2
+        assert entry == {"serializer": "import", "object": "own_helpers:decorate"}
         assert read(entry, tmp_path) is helpers.decorate
 
     def test_a_code_path_of_another_name_does_not_count(self, helpers: ModuleType, tmp_path: Path) -> None:
@@ -180,8 +202,12 @@ class TestByValue:
 
         assert read(entry, tmp_path) is not helpers.decorate
 
-    def test_library_functions_are_pickled_by_reference(self, tmp_path: Path) -> None:
-        assert read(write(pd.concat, tmp_path), tmp_path) is pd.concat
+    @pytest.mark.parametrize("function", [pd.concat, math.sqrt])
+    def test_library_functions_are_named(self, function: Any, tmp_path: Path) -> None:
+        entry = write(function, tmp_path)
+
+        assert entry["serializer"] == "import"
+        assert read(entry, tmp_path) is function
 
     def test_registrations_are_undone(self, helpers: ModuleType, tmp_path: Path) -> None:
         before = set(cloudpickle.list_registry_pickle_by_value())
@@ -249,6 +275,70 @@ class TestReading:
         (tmp_path / "project" / "own_helpers.py").unlink()
 
         with pytest.raises(
-            MlflowException, match=r"cannot be loaded from step\.pkl: ModuleNotFoundError.*own_helpers"
+            MlflowException,
+            match=r"cannot be loaded from own_helpers:decorate: it needs the library 'own_helpers', which",
         ):
             read(entry, tmp_path)
+
+
+class TestWhatIsNotPickled:
+    @pytest.mark.parametrize("mode", ["r", "rb", "w", "a", "r+b"])
+    def test_an_open_file(self, mode: str, tmp_path: Path) -> None:
+        (tmp_path / "secret.txt").write_text("SECRET")
+        with (
+            (tmp_path / "secret.txt").open(mode) as file,
+            pytest.raises(
+                MlflowException, match=r"model 'it' cannot be saved .*it holds the open file .*secret"
+            ),
+        ):
+            write(lambda data: (file.closed, data)[1], tmp_path)
+
+    def test_files_in_memory_are_data(self, tmp_path: Path) -> None:
+        held = io.BytesIO(b"x")
+
+        entry = write(lambda data: held.getvalue(), tmp_path)
+
+        assert read(entry, tmp_path)(None) == b"x"
+
+    def test_threads_do_not_disturb_each_other(self, helpers: Any) -> None:
+        entered = threading.Event()
+
+        def enter() -> None:
+            with modules_by_value([]):
+                entered.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            with modules_by_value([]):
+                waiting = pool.submit(enter)
+                assert not entered.wait(0.2)
+                assert helpers.__name__ in cloudpickle.list_registry_pickle_by_value()
+            waiting.result(30)
+        assert helpers.__name__ not in cloudpickle.list_registry_pickle_by_value()
+
+
+class TestMissingLibrary:
+    def test_of_a_pickled_function(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = write(Shouter(), tmp_path)
+        monkeypatch.setitem(sys.modules, "cloudpickle", None)
+
+        with pytest.raises(
+            MlflowException, match=r"needs the library 'cloudpickle', which is not installed here: install"
+        ):
+            read(entry, tmp_path)
+
+    def test_of_skops(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = write(forest(), tmp_path)
+        monkeypatch.setitem(sys.modules, "skops.io", None)
+
+        with pytest.raises(
+            MlflowException, match=r"needs the library 'skops.*', which is not installed here: install"
+        ):
+            read(entry, tmp_path)
+
+
+def test_where_another_library_is_inside_a_pipeline_the_advice_is_to_part_them(tmp_path: Path) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    model = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=2)).fit([[0.0], [1.0]], [0, 1])
+
+    with pytest.raises(MlflowException, match="give the parts of a pipeline as steps of their own"):
+        write_step(Target(model, allow_pickle=False), tmp_path, "step", "model 'it'")

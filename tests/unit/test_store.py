@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import event
 
 from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control import tables
-from mlflow_restaurant.control.store import Store
+from mlflow_restaurant.control.store import MIGRATIONS, Store
 from mlflow_restaurant.entities import Deployment, Endpoint, ModelArtifact, Revision, utcnow
 from mlflow_restaurant.errors import HomeError
 from mlflow_restaurant.states import DeploymentState, RevisionState
@@ -121,12 +123,14 @@ class TestRoundTrips:
         store.save(deployment=deployment(serving=1), revision=revision(1, state=RevisionState.SERVING))
         store.save(
             deployment=deployment(serving=2),
-            revision=revision(2, state=RevisionState.SERVING),
+            revision=revision(2, state=RevisionState.SERVING, served_at=NOW),
             superseded=1,
             note=("promoted", "revision 2 serves"),
         )
 
-        assert [r.state for r in store.revisions()] == [RevisionState.SUPERSEDED, RevisionState.SERVING]
+        first, second = store.revisions()
+        assert [r.state for r in (first, second)] == [RevisionState.SUPERSEDED, RevisionState.SERVING]
+        assert first.ended_at == second.served_at == NOW
         [noted] = store.events("d")
         assert (noted["kind"], noted["message"], noted["revision"]) == ("promoted", "revision 2 serves", 2)
 
@@ -188,6 +192,32 @@ class TestMigrations:
 
         with opened(path) as store:
             assert everything(store) == ([], [], [], [])
+
+    def test_what_an_earlier_version_wrote_is_read(self, path: Path) -> None:
+        columns = "deployment, number, artifact, config, state, message, created_at"
+        artifact = ModelArtifact(digest="0" * 32, model_uri="m").model_dump_json()
+        old = Store(path)
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with old.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0002")
+            connection.commit()
+        old.close()
+        with contextlib.closing(sqlite3.connect(path)) as written, written:
+            written.execute(
+                f"INSERT INTO revisions ({columns}) VALUES ('d', 1, ?, '{{}}', 'SERVING', '', '2026-01-01 00:00:00')",
+                [artifact],
+            )
+            written.execute(
+                "INSERT INTO endpoints VALUES ('e', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00')"
+            )
+
+        with opened(path) as store:
+            (found,), (split,) = store.revisions(), store.endpoints()
+
+        assert (found.actor, found.reason, found.served_at, found.ended_at) == ("", "", None, None)
+        assert split.sticky == ""
 
     def test_a_database_of_a_later_version_is_refused(self, path: Path) -> None:
         with opened(path):

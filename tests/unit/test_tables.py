@@ -63,19 +63,24 @@ def test_names_are_never_read_as_markup() -> None:
         "state": "SERVING",
         "model_uri": "/models/[bold]x",
         "model_version": None,
+        "by": "[red]me",
+        "reason": "because",
         "created_at": "2026-01-01T00:00:00.000Z",
     }
     shown = text(history_table("spam", [revision]))
 
     assert "/models/[bold]x" in shown
-    assert "2026-01-01 00:00:00" in shown
+    assert "2026-01-01 00:00" in shown
+    assert "[red]me" in shown
     assert shown.startswith("spam")
 
 
 def test_endpoints_show_their_split_and_url() -> None:
     url = "http://h/endpoints/e/invocations"
 
-    shown = text(endpoints_table([{"name": "e", "traffic": {"a": 90, "b": 10}, "url": url}]))
+    shown = text(
+        endpoints_table([{"name": "e", "traffic": {"a": 90, "b": 10}, "sticky": "client", "url": url}])
+    )
 
     assert "a 90 %, b 10 %" in shown
     assert url in shown

@@ -1,0 +1,333 @@
+"""How a bundle calls its model: by method, with class names for probabilities, decoded labels and a threshold.
+
+Libraries are never imported for a model of another kind: what kind a model is, its own class says. This module travels
+inside every saved bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from .steps import BundleError, check_fitted, check_instance, check_kwargs, describe, takes_params
+
+__all__ = [
+    "METHODS",
+    "PREDICT_METHOD",
+    "THRESHOLD",
+    "Predictor",
+    "libraries_of",
+    "needs_mlflow",
+    "normal_labels",
+]
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples")
+"""Methods that a request may choose; a model is asked for no other, except for the one its bundle was made with."""
+
+PREDICT_METHOD = "predict_method"
+THRESHOLD = "threshold"
+
+_BY_CLASS = {"predict_proba", "predict_log_proba", "decision_function"}
+
+_AS_PYFUNC = {"h2o", "onnx", "paddle", "pmdarima", "sentence_transformers", "spacy", "transformers"}
+"""Their models take no tables themselves: MLflow's wrapper does."""
+
+Call = Callable[[str, Any, dict[str, Any]], Any]
+
+
+class Predictor:
+    """Calls a model by the name of a method.
+
+    Args:
+        target: the model.
+        kwargs: keyword arguments that the model gets at every call.
+        method: the method a request gets that names none; by default ``predict``, or what the model has.
+        labels: names of the classes, by what the model predicts for them.
+        threshold: whether ``predict`` compares the probability of the second class with the param `THRESHOLD`.
+
+    Raises:
+        BundleError: the model cannot be called, is not fitted, or does not fit the other arguments.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        kwargs: dict[str, Any],
+        method: str | None,
+        labels: dict[Any, Any] | None,
+        threshold: bool,
+    ) -> None:
+        found, self._call = _calling(target, kwargs)
+        check_fitted("The model", target)
+        self.method = _chosen_method(target, found, method)
+        self.methods = tuple(dict.fromkeys((*found, self.method)))
+        self.labels = labels
+        self._classes = _classes(target)
+        self._names = _class_names(self._classes, labels)
+        self._threshold = threshold
+        if threshold:
+            self._check_threshold()
+
+    def __call__(self, data: Any, params: dict[str, Any]) -> Any:
+        method = params.get(PREDICT_METHOD) or self.method
+        if method not in self.methods:
+            raise BundleError(f"{PREDICT_METHOD} is {method!r}: this model has {', '.join(self.methods)}.")
+        if self._threshold and method == "predict":
+            return self._decide(data, params)
+        result = self._call(method, data, params)
+        if method == "predict":
+            return result if self.labels is None else decode(result, self.labels)
+        if method in _BY_CLASS and self._names is not None:
+            return _with_names(result, self._names, data)
+        return result
+
+    def _decide(self, data: Any, params: dict[str, Any]) -> Any:
+        import numpy as np
+
+        threshold = params[THRESHOLD]
+        if (
+            isinstance(threshold, bool)
+            or not isinstance(threshold, (int, float, np.number))
+            or not 0 <= threshold <= 1
+        ):
+            raise BundleError(f"{THRESHOLD} is {threshold!r}: give a number from 0 to 1.")
+        second = np.asarray(self._call("predict_proba", data, params))[:, 1] >= threshold
+        codes = np.asarray(self._classes)[second.astype(int)]
+        return codes if self.labels is None else decode(codes, self.labels)
+
+    def _check_threshold(self) -> None:
+        count = None if self._classes is None else len(self._classes)
+        if "predict_proba" not in self.methods or count != 2:
+            raise BundleError(
+                f"A threshold needs a model with predict_proba and two classes, and this one has "
+                f"{count or 'no'} classes and the methods {', '.join(self.methods)}: "
+                "leave threshold out, and decide in a postprocess function that takes params."
+            )
+
+
+def libraries_of(target: Any) -> list[str]:
+    """Top-level packages of an object's class and of the classes it derives from, nearest first."""
+    found = [base.__module__.partition(".")[0] for base in type(target).__mro__]
+    return list(dict.fromkeys(name for name in found if name not in {"builtins", "abc"}))
+
+
+def needs_mlflow(target: Any, flavor: str | None) -> bool:
+    """Whether MLflow has to load a model, or to wrap it so that it takes tables."""
+    if isinstance(target, (str, PurePath)):
+        return True
+    libraries = set(libraries_of(target))
+    if flavor is not None and not (callable(target) or _has(target, "predict")):
+        return True
+    return bool(libraries & _AS_PYFUNC) or ("mlflow" in libraries and type(target).__name__ != "PyFuncModel")
+
+
+def normal_labels(given: Any) -> dict[Any, Any] | None:
+    """Labels as a dictionary of plain values.
+
+    Args:
+        given: a list of names by code, a dictionary from code to name, or a fitted ``LabelEncoder``.
+
+    Raises:
+        BundleError: it is none of these, or empty.
+    """
+    if given is None:
+        return None
+    names = getattr(given, "classes_", given)
+    if isinstance(names, (str, bytes)) or not (isinstance(names, Mapping) or hasattr(names, "__iter__")):
+        raise BundleError(
+            f"labels is {describe(given)}: give a list of names, a dictionary from code to name, or a fitted LabelEncoder."
+        )
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    labels = {_plain(code): _plain(name) for code, name in pairs}
+    if not labels:
+        raise BundleError("labels is empty: give a name for every class that the model predicts.")
+    return labels
+
+
+def decode(predictions: Any, labels: dict[Any, Any]) -> Any:
+    """Names for predicted codes: an array for arrays and lists, a Series for a Series.
+
+    Raises:
+        BundleError: a code has no name.
+    """
+    import numpy as np
+
+    codes = np.asarray(predictions)
+    if codes.ndim == 2 and codes.shape[1] == 1:
+        codes = codes[:, 0]
+    try:
+        names = np.array([labels[code] for code in codes.tolist()])
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"labels has no name for {error.args[0]!r}, which the model predicted: it has names for "
+            f"{', '.join(map(repr, labels))}."
+        ) from error
+    if len({type(name) for name in labels.values()}) > 1:
+        names = np.array([labels[code] for code in codes.tolist()], dtype=object)
+    if type(predictions).__name__ == "Series":
+        return type(predictions)(names, index=predictions.index, name=predictions.name)
+    return names
+
+
+def _chosen_method(target: Any, found: tuple[str, ...], method: str | None) -> str:
+    if method is None:
+        return found[0]
+    if method in found or (method.isidentifier() and not method.startswith("_") and _has(target, method)):
+        return method
+    raise BundleError(
+        f"The model {type(target).__name__} has no method {method!r}: predict_method can be {', '.join(found)}."
+    )
+
+
+def _has(target: Any, method: str) -> bool:
+    return callable(getattr(target, method, None))
+
+
+def _calling(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call]:
+    """The methods of a model, and how to call one of them."""
+    check_instance("The model", target, "predict")
+    for library in libraries_of(target):
+        special = _SPECIAL.get(library)
+        found = None if special is None else special(target, kwargs)
+        if found is not None:
+            return found
+    methods = tuple(name for name in METHODS if _has(target, name))
+    if methods:
+        check_kwargs(getattr(target, methods[0]), kwargs, "The model")
+        return methods, lambda method, data, params: getattr(target, method)(data, **kwargs)
+    if callable(target):
+        return ("predict",), _function_call(target, kwargs)
+    raise BundleError(
+        f"The model is {describe(target)}, which has no predict method and cannot be called: give a fitted estimator, a "
+        "function, the URI of a saved model, or name the MLflow flavor that saves it: Bundle(model=..., flavor='onnx')."
+    )
+
+
+def _function_call(target: Any, kwargs: dict[str, Any]) -> Call:
+    check_kwargs(target, kwargs, "The model")
+    if takes_params(target):
+        return lambda method, data, params: target(data, params=dict(params), **kwargs)
+    return lambda method, data, params: target(data, **kwargs)
+
+
+def _xgboost(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
+    if type(target).__name__ != "Booster":
+        return None
+    import xgboost
+
+    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
+        matrix = data if isinstance(data, xgboost.DMatrix) else xgboost.DMatrix(data)
+        return target.predict(matrix, **kwargs)
+
+    return ("predict",), call
+
+
+def _torch(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
+    import torch
+
+    if not isinstance(target, torch.nn.Module):
+        return None
+    target.eval()
+    weights = next((p for p in target.parameters() if p.is_floating_point()), torch.zeros(1))
+
+    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
+        with torch.no_grad():
+            return _from_tensors(target(_tensor(data, weights), **kwargs))
+
+    return ("predict",), call
+
+
+def _tensor(data: Any, like: Any) -> Any:
+    """A tensor of DataFrames, arrays and lists: floating point as the weights are, integers as they are."""
+    import numpy as np
+    import torch
+
+    if isinstance(data, (torch.Tensor, tuple, dict)):
+        return data
+    array = data.toarray() if hasattr(data, "toarray") else np.asarray(data)
+    if array.dtype == object:
+        array = array.astype("float64")
+    tensor = torch.as_tensor(np.ascontiguousarray(array))
+    as_weights = tensor.is_floating_point() or type(data).__name__ in {"DataFrame", "Series"}
+    return tensor.to(device=like.device, dtype=like.dtype if as_weights else None)
+
+
+def _from_tensors(result: Any) -> Any:
+    if hasattr(result, "detach"):
+        return result.detach().cpu().numpy()
+    if isinstance(result, (tuple, list)):
+        return type(result)(map(_from_tensors, result))
+    if isinstance(result, dict):
+        return {name: _from_tensors(value) for name, value in result.items()}
+    return result
+
+
+def _keras(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
+    if not _has(target, "predict"):
+        return None
+    options = {"verbose": 0, **kwargs}
+
+    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
+        array = data.to_numpy() if hasattr(data, "to_numpy") else data
+        return getattr(target, method)(array, **options)
+
+    return ("predict",), call
+
+
+def _mlflow(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
+    """A loaded pyfunc: it gets those params that its own signature names."""
+    if type(target).__name__ != "PyFuncModel":
+        return None
+    names = {spec.name for spec in target.metadata.get_params_schema() or ()}
+
+    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
+        return target.predict(data, params={k: v for k, v in params.items() if k in names} or None)
+
+    return ("predict",), call
+
+
+_SPECIAL: dict[str, Callable[[Any, dict[str, Any]], tuple[tuple[str, ...], Call] | None]] = {
+    "keras": _keras,
+    "mlflow": _mlflow,
+    "tensorflow": _keras,
+    "torch": _torch,
+    "xgboost": _xgboost,
+}
+"""Libraries whose models are not called as scikit-learn's are."""
+
+
+def _classes(target: Any) -> list[Any] | None:
+    classes = getattr(target, "classes_", None)
+    if classes is None or isinstance(classes, list):  # a list: several outputs
+        return None
+    plain = [_plain(value) for value in classes]
+    return plain or None
+
+
+def _class_names(classes: list[Any] | None, labels: dict[Any, Any] | None) -> list[str] | None:
+    if labels is None:
+        return None if classes is None else [str(value) for value in classes]
+    if classes is not None and (unnamed := [value for value in classes if value not in labels]):
+        raise BundleError(
+            f"labels has no name for the class {unnamed[0]!r} of the model: give names for {classes}."
+        )
+    return [str(labels[value]) for value in (labels if classes is None else classes)]
+
+
+def _with_names(result: Any, names: list[str], data: Any) -> Any:
+    """A DataFrame with a column per class, if the result has that shape."""
+    import pandas as pd
+
+    shape: Any = getattr(result, "shape", ())
+    if len(shape) != 2 or shape[1] != len(names):
+        return result
+    if isinstance(result, pd.DataFrame):
+        return result.set_axis(names, axis=1)
+    index = data.index if isinstance(data, (pd.DataFrame, pd.Series)) else None
+    return pd.DataFrame(result, columns=names, index=index)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a plain Python value."""
+    return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value

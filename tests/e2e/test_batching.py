@@ -1,0 +1,209 @@
+"""Merged requests on a real server: what is decided and told, and that every caller gets its own answer."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import mlflow_restaurant
+from mlflow_restaurant.control.client import ControlClient
+from mlflow_restaurant.deployments import RestaurantDeploymentClient
+from mlflow_restaurant.home import Home
+
+from ..support import call, do
+from .conftest import borrowed, own_client
+
+CALLERS = 32
+REQUESTS = 640
+RAW = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [0.0, 1.0, 0.0, 1.0]})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same regression saved in several ways."""
+
+    def less_the_mean(frame: pd.DataFrame) -> pd.DataFrame:  # in here, so that it is pickled by value
+        return frame - frame.mean()
+
+    folder = tmp_path_factory.mktemp("models")
+    model = LinearRegression().fit(RAW, 2 * RAW["a"] + 10 * RAW["b"])
+    centred = make_pipeline(FunctionTransformer(less_the_mean), model)
+    signature = mlflow.models.infer_signature(RAW, np.zeros(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, saved, example in [
+            ("linear", model, RAW),
+            ("one-row", model, RAW.head(1)),
+            ("no-example", model, None),
+            ("centred", centred, RAW),
+        ]:
+            mlflow.sklearn.save_model(
+                saved,
+                folder / name,
+                pip_requirements=["mlflow", "scikit-learn"],
+                signature=signature,
+                input_example=example,
+                serialization_format="cloudpickle",
+            )
+        for name, row_wise in [("bundle", None), ("bundle-not-row-wise", False)]:
+            bundle = mlflow_restaurant.Bundle(model=model, row_wise=row_wise)
+            mlflow_restaurant.save_model(
+                bundle, folder / name, input_example=RAW, pip_requirements=["mlflow", "scikit-learn"]
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deployed(shared_home: Home, models: Path) -> Iterator[RestaurantDeploymentClient]:
+    with borrowed(shared_home) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen", "reason"),
+    [
+        (
+            "linear",
+            "on",
+            "models of scikit-learn predict each row by itself, and the rows of the input example",
+        ),
+        ("one-row", "off", "its input example has one row, which shows nothing"),
+        ("no-example", "off", "no input example"),
+        ("centred", "off", "row 1 of its input example predicts otherwise alone"),
+        ("bundle", "on", "the bundle was saved as row-wise"),
+        ("bundle-not-row-wise", "off", r"not saved as row-wise \(given\)"),
+    ],
+)
+def test_decided_at_rollout_and_told(
+    deployed: RestaurantDeploymentClient, models: Path, model: str, chosen: str, reason: str
+) -> None:
+    found = deployed.create_deployment(model, str(models / model))
+
+    assert found["batching"]["chosen"] == chosen
+    assert re.search(reason, found["batching"]["reason"])
+    assert deployed.get_deployment(model)["batching"] == found["batching"]
+    deployed.delete_deployment(model)
+
+
+def test_settings_of_the_user_count(deployed: RestaurantDeploymentClient, models: Path) -> None:
+    deployed.create_deployment("asked", str(models / "no-example"), config={"batching": "on"})
+    assert deployed.get_deployment("asked")["batching"] == {"chosen": "on", "reason": "as asked for"}
+
+    found = deployed.update_deployment("asked", config={"batching": "off"})
+
+    assert found["batching"] == {"chosen": "off", "reason": "as asked for"}
+    assert ControlClient(deployed.home).rollback("asked", None, lambda _: None)["batching"]["chosen"] == "on"
+    deployed.delete_deployment("asked")
+
+
+def merged_calls(url: str) -> tuple[float, float]:
+    """Requests that could be merged, and the calls in which they went to a replica."""
+    text = call(f"{url.partition('/deployments')[0]}/metrics").body.decode()
+    name = re.escape(url.rpartition("/")[2])
+    requests, calls = (
+        re.findall(
+            rf'^mlflow_restaurant_batch_requests_{what}{{deployment="{name}"}} (.*)$', text, re.MULTILINE
+        )
+        for what in ("sum", "count")
+    )
+    return float(requests[0]), float(calls[0])
+
+
+def test_every_caller_gets_its_own_answer(deployed: RestaurantDeploymentClient, models: Path) -> None:
+    url = deployed.create_deployment("own", str(models / "linear"))["url"]
+
+    def ask(number: int) -> bool:
+        rows = [[float(number), 0.0]] * (number % 3 + 1)
+        if number % 7 == 0:
+            return call(f"{url}/invocations", body=b'{"dataframe_split": {').status == 400
+        columns = ["a", "b"] if number % 11 else ["a", "c"]
+        answer = call(f"{url}/invocations", {"dataframe_split": {"columns": columns, "data": rows}})
+        if columns == ["a", "c"]:
+            return answer.status == 400 and "Model is missing inputs ['b']" in answer.json["message"]
+        return bool(np.allclose(answer.predictions, [2.0 * number] * len(rows)))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert all(pool.map(ask, range(REQUESTS)))
+    requests, calls = merged_calls(url)
+    assert 0 < calls < requests
+    deployed.delete_deployment("own")
+
+
+def test_a_row_that_fails_fails_its_own_request_only(
+    deployed: RestaurantDeploymentClient, actor: Path
+) -> None:
+    url = deployed.create_deployment("rows", str(actor), config={"batching": "on"})["url"]
+
+    def ask(number: int) -> bool:
+        if number % 5 == 0:
+            answer = do(url, f"raise:broken {number}")
+            return answer.status == 400 and answer.json["error_code"] == "BAD_REQUEST"
+        return bool(do(url, f"say {number}").predictions == [f"say {number}"])
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert all(pool.map(ask, range(REQUESTS)))
+    deployed.delete_deployment("rows")
+
+
+LOSSY = """
+import mlflow
+
+
+class Lossy(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return [value for value in model_input["a"].tolist() if value]
+
+
+mlflow.models.set_model(Lossy())
+"""
+
+
+def test_a_model_that_loses_rows_is_merged_no_more(
+    deployed: RestaurantDeploymentClient, tmp_path: Path
+) -> None:
+    (tmp_path / "lossy.py").write_text(LOSSY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            tmp_path / "lossy",
+            python_model=str(tmp_path / "lossy.py"),
+            signature=mlflow.models.infer_signature(RAW[["a"]], [1.0]),
+            pip_requirements=["mlflow"],
+        )
+    url = deployed.create_deployment("lossy", str(tmp_path / "lossy"), config={"batching": "on"})["url"]
+
+    def ask(number: int) -> bool:
+        value = float(number % 2)
+        answer = call(f"{url}/invocations", {"dataframe_split": {"columns": ["a"], "data": [[value]]}})
+        return bool(answer.predictions == ([value] if value else []))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert all(pool.map(ask, range(REQUESTS)))
+    log = deployed.home.deployment_log("lossy").read_text()
+    assert log.count("its requests are merged no more") == 1
+    deployed.delete_deployment("lossy")
+
+
+def test_the_decision_outlives_the_server(home: Home, models: Path) -> None:
+    client = own_client(home)
+    before = client.create_deployment("kept", str(models / "linear"))["batching"]
+    ControlClient(home).down()
+
+    ControlClient(home).ensure_running()
+
+    assert client.get_deployment("kept")["batching"] == before
+    url = client.get_deployment("kept")["url"]
+    answer = call(f"{url}/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": [[5.0, 0.0]]}})
+    assert answer.predictions == [pytest.approx(10.0)]
+    assert merged_calls(url)[0] == 1

@@ -1,0 +1,341 @@
+"""A bundle is tried before it is saved: the example, a fresh process, JSON, rows alone and together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, infer_signature
+from sklearn.ensemble import RandomForestClassifier
+
+from mlflow_restaurant import Bundle, flavor
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Hint. Inferred schema contains integer column:UserWarning"),
+]
+
+RAW = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": ["x", "y", "z"]})
+HERE = os.getpid()
+
+
+def total(frame: pd.DataFrame) -> Any:
+    return frame["a"].to_numpy() * 2
+
+
+def other_elsewhere(frame: pd.DataFrame) -> Any:
+    return frame["a"].to_numpy() * (2 if os.getpid() == HERE else 3)
+
+
+def share(frame: pd.DataFrame) -> Any:
+    return frame["a"].to_numpy() / frame["a"].sum()
+
+
+def of_objects(frame: pd.DataFrame) -> Any:
+    return [object() for _ in range(len(frame))]
+
+
+def needs_category(frame: pd.DataFrame) -> Any:
+    return np.asarray(frame["b"].cat.codes)
+
+
+def drop_last(frame: pd.DataFrame) -> Any:
+    return frame.iloc[:-1]
+
+
+def first_only(frame: pd.DataFrame) -> Any:
+    if len(frame) == 1:
+        raise ValueError("too few rows")
+    return frame["a"].to_numpy()
+
+
+def times_factor(frame: pd.DataFrame, params: dict[str, Any]) -> Any:
+    return frame["a"].to_numpy() * params["factor"]
+
+
+def saved(bundle: Bundle, path: Path, **arguments: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"input_example": RAW, "pip_requirements": ["mlflow"], "check_example": False}
+    flavor.save_model(bundle, path, **{**options, **arguments})
+    conf: dict[str, Any] = Model.load(str(path)).flavors["restaurant"]
+    return conf
+
+
+def refused(bundle: Bundle, folder: Path, match: str, **arguments: Any) -> None:
+    with pytest.raises(MlflowException, match=match):
+        saved(bundle, folder / "m", **arguments)
+    assert list(folder.iterdir()) == []
+
+
+def content_of(file: Path) -> str:
+    """What another process writes into a file, once it has."""
+    deadline = time.monotonic() + 120
+    while not (file.is_file() and file.read_text()):
+        assert time.monotonic() < deadline, f"nothing in {file}"
+        time.sleep(0.05)
+    return file.read_text()
+
+
+class TestFreshProcess:
+    def test_other_predictions(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=other_elsewhere),
+            tmp_path,
+            r"loaded in a fresh process, it does not predict the same from its input example: row 1 is 3\.0, not 2\.0",
+            check_example=True,
+        )
+
+    def test_an_example_that_json_changes(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=needs_category),
+            tmp_path,
+            r"(?s)its input example does not survive the scoring server's JSON: .*accessor",
+            input_example=RAW.astype({"b": "category"}),
+            signature=False,
+            check_example=True,
+        )
+
+    def test_predictions_that_json_cannot_hold(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=of_objects),
+            tmp_path,
+            r"the scoring server cannot write its predictions \(list\) as JSON",
+            check_example=True,
+        )
+
+    def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=lambda frame: pd.DataFrame(np.zeros((len(frame), 2)), columns=["p", "p"])),
+            tmp_path,
+            "predictions have two columns named 'p'",
+            check_example=True,
+        )
+
+    def test_the_process_ends_with_the_one_that_waits_for_it(self, tmp_path: Path) -> None:
+        source = (
+            "import time, pandas as pd, mlflow_restaurant\n"
+            "def slow(frame):\n"
+            "    import pathlib, os, time\n"
+            f"    file = pathlib.Path({str(tmp_path / 'pid')!r})\n"
+            f"    if os.getppid() != {os.getpid()}:\n"
+            "        file.write_text(str(os.getpid()))\n"
+            "        time.sleep(600)\n"
+            "    return frame['a']\n"
+            "example = pd.DataFrame({'a': [1.0]})\n"
+            f"mlflow_restaurant.save_model(mlflow_restaurant.Bundle(model=slow), {str(tmp_path / 'm')!r}, input_example=example)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", source], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            child = psutil.Process(int(content_of(tmp_path / "pid")))
+        finally:
+            process.terminate()
+            process.wait()
+
+        child.wait(60)
+
+    def test_params_of_the_example(self, tmp_path: Path) -> None:
+        bundle = Bundle(model=times_factor, params={"factor": 2.0})
+
+        saved(bundle, tmp_path / "m", input_example=(RAW, {"factor": 3.0}), check_example=True)
+
+        schema = Model.load(str(tmp_path / "m")).signature.params.to_dict()
+        assert [(spec["name"], spec["type"], spec["default"]) for spec in schema] == [
+            ("factor", "double", 2.0)
+        ]
+        model = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+        assert list(model.predict(RAW)) == [2.0, 4.0, 8.0]
+        assert list(model.predict(RAW, {"factor": 10.0})) == [10.0, 20.0, 40.0]
+
+
+class TestSignature:
+    def test_the_example_does_not_fit(self, tmp_path: Path) -> None:
+        signature = infer_signature(RAW.assign(c=1.5), np.zeros(3))
+
+        refused(
+            Bundle(model=total),
+            tmp_path,
+            r"(?s)example does not fit the signature: .*'c'",
+            signature=signature,
+        )
+
+    def test_a_given_one_gets_the_params_that_the_bundle_declares(self, tmp_path: Path) -> None:
+        signature = infer_signature(RAW, np.zeros(3))
+
+        saved(Bundle(model=times_factor, params={"factor": 2.0}), tmp_path / "m", signature=signature)
+
+        assert [spec.name for spec in Model.load(str(tmp_path / "m")).signature.params] == ["factor"]
+
+    def test_a_step_changes_the_number_of_rows(self, tmp_path: Path) -> None:
+        refused(Bundle(drop_last, total), tmp_path, "'drop_last' failed: it made 2 rows of 3")
+
+
+class TestRows:
+    @pytest.mark.parametrize(
+        ("model", "example", "found", "why"),
+        [
+            (total, RAW, True, "the 3 rows of the input example predict the same"),
+            (total, RAW.head(1), None, "fewer than two rows"),
+            (share, RAW, False, r"alone, row 1 of the input example differs: row 1 is 1\.0, not 0\.14"),
+            (first_only, RAW, False, "row 1 of the input example alone fails: .*too few rows"),
+            (len, RAW, False, "no prediction for each of the 3 rows"),
+            (np.sum, np.ones((2, 2)), False, "no prediction for each of the 2 rows"),
+            (np.negative, np.ones((2, 2)), True, "predict the same"),
+            (lambda items: items, [1, 2], True, "predict the same"),
+            (lambda columns: columns["a"], {"a": np.ones((2, 1))}, True, "predict the same"),
+        ],
+    )
+    def test_finding(self, model: Any, example: Any, found: bool | None, why: str, tmp_path: Path) -> None:
+        conf = saved(Bundle(model=model), tmp_path / "m", input_example=example)
+
+        assert conf["row_wise"] is found
+        with pytest.raises(AssertionError, match=why):
+            raise AssertionError(conf["row_wise_reason"])
+
+    def test_a_method_that_requests_may_choose_counts(self, tmp_path: Path) -> None:
+        features = np.arange(8.0).reshape(4, 2)
+        model = RandomForestClassifier(3, random_state=0).fit(features, [[0, 1], [1, 0], [0, 0], [1, 1]])
+
+        conf = saved(Bundle(model=model), tmp_path / "m", input_example=features)
+
+        assert conf["row_wise"] is False
+        assert "by predict_proba, there is no prediction for each of the 4 rows" in conf["row_wise_reason"]
+
+    @pytest.mark.parametrize("given", [True, False])
+    def test_given(self, given: bool, tmp_path: Path) -> None:
+        conf = saved(Bundle(model=total), tmp_path / "m", row_wise=given)
+
+        assert (conf["row_wise"], conf["row_wise_reason"]) == (given, "given")
+
+    def test_without_example(self, tmp_path: Path) -> None:
+        assert saved(Bundle(model=total), tmp_path / "m", input_example=None)["row_wise"] is None
+        conf = saved(Bundle(model=total), tmp_path / "n", input_example=None, row_wise=True)
+        assert conf["row_wise"] is True
+
+    def test_the_example_shows_otherwise(self, tmp_path: Path) -> None:
+        refused(Bundle(model=share), tmp_path, "The bundle is not row-wise: alone, row 1", row_wise=True)
+
+    def test_steps_may_change_rows_where_they_are_not_independent(self, tmp_path: Path) -> None:
+        saved(Bundle(drop_last, total), tmp_path / "m", row_wise=False)
+
+        assert len(mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(RAW)) == 2
+
+
+class TestPickles:
+    def test_a_function_is_named_and_can_be_shipped_instead(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused(
+            Bundle(drop_last, total, row_wise=False),
+            tmp_path,
+            "preprocess step 1 of 1 'drop_last' cannot be saved without pickling it.*code_paths",
+            allow_pickle=False,
+        )
+        file = tmp_path / "shipped_steps.py"
+        file.write_text("def double(frame):\n    return frame['a'].to_numpy() * 2\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import shipped_steps  # type: ignore[import-not-found]
+
+        conf = saved(
+            Bundle(model=shipped_steps.double), tmp_path / "m", allow_pickle=False, code_paths=[str(file)]
+        )
+
+        assert conf["steps"][0]["object"] == "shipped_steps:double"
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        assert list(mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(RAW)) == [2.0, 4.0, 8.0]
+
+    def test_a_file_of_code_needs_no_pickle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "double.py"
+        file.write_text("import mlflow\n\nmlflow.models.set_model(lambda frame: frame['a'].to_numpy() * 2)\n")
+
+        conf = saved(Bundle(model=str(file)), tmp_path / "m", allow_pickle=False)
+        file.unlink()
+
+        assert (conf["steps"][0]["serializer"], conf["steps"][0]["file"]) == ("code", "steps/model.py")
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        assert list(mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(RAW)) == [2.0, 4.0, 8.0]
+
+    def test_library_functions_are_code_that_a_stranger_chose(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused(
+            Bundle(model=pd.read_pickle), tmp_path, "without pickling", allow_pickle=False, input_example=None
+        )
+        saved(Bundle(model=pd.read_pickle), tmp_path / "m", input_example=None)
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+        with pytest.raises(
+            MlflowException, match=r"model step 'read_pickle' is pandas.*not of the bundle's own code"
+        ):
+            mlflow.pyfunc.load_model(str(tmp_path / "m"))
+
+
+class TestKeywordArguments:
+    @pytest.mark.parametrize(
+        ("value", "listed"),
+        [(2.0, True), ([1, "a"], True), ((1, 2), False), (np.float64(2), False), ({1: 2}, False)],
+    )
+    def test_plain_ones_are_in_mlmodel(self, value: Any, listed: bool, tmp_path: Path) -> None:
+        conf = saved(Bundle((with_option, {"option": value}), total), tmp_path / "m", input_example=None)
+
+        assert conf["steps"][0].get("kwargs") == ({"option": value} if listed else None)
+        loaded = flavor.load_model(str(tmp_path / "m"))
+        assert list(loaded.predict(RAW)) == [2.0, 4.0, 8.0]
+        found = loaded.preprocess[0][1]["option"]
+        assert (found, type(found)) == (value, type(value))
+
+
+def with_option(frame: pd.DataFrame, option: Any) -> Any:
+    return frame
+
+
+class TestIntegrity:
+    def test_changed_code_is_named(self, tmp_path: Path) -> None:
+        saved(Bundle(model=total), tmp_path / "m")
+        file = next((tmp_path / "m" / "code").rglob("diagnosis.py"))
+        file.write_text(file.read_text() + "\n")
+
+        with pytest.raises(MlflowException, match=r"code/restaurant_bundle_\w+/diagnosis\.py was changed"):
+            flavor.load_model(str(tmp_path / "m"))
+
+    def test_labels_and_threshold_come_back(self, tmp_path: Path) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        data = RAW[["a"]]
+        bundle = Bundle(
+            model=LogisticRegression().fit(data, [0, 0, 1]),
+            labels=["no", "yes"],
+            threshold=0.9,
+            params={"k": 1},
+        )
+
+        saved(bundle, tmp_path / "m", input_example=data, predict_method="predict_proba")
+
+        loaded = flavor.load_model(str(tmp_path / "m"))
+        assert (loaded.labels, loaded.threshold, loaded.predict_method) == (
+            {0: "no", 1: "yes"},
+            0.9,
+            "predict_proba",
+        )
+        assert loaded.params == {"k": 1, "threshold": 0.9, "predict_method": "predict_proba"}
+        assert list(loaded.predict(data)) == ["no", "yes"]
+
+    def test_code_of_another_python_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mlflow_restaurant.bundle import serializers
+
+        saved(Bundle(model=total), tmp_path / "m")
+        monkeypatch.setattr(serializers, "THIS_PYTHON", "3.99")
+
+        with pytest.raises(MlflowException, match=r"model step 'total' holds code compiled by Python 3\.1\d"):
+            flavor.load_model(str(tmp_path / "m"))
