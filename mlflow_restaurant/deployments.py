@@ -193,10 +193,10 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
         if deployment_name is None and endpoint is None:
             raise InvalidRequest("Name a deployment or an endpoint to predict with.")
         body = dump(scoring_payload(inputs))
-        self._control.ensure_running()
         if deployment_name is None:
             return self._score(f"endpoints/{quote(str(endpoint), safe='')}", body)
         if endpoint is not None:
+            self._control.ensure_running()
             self._control.get_deployment(deployment_name, endpoint)
         return self._score(f"deployments/{quote(str(deployment_name), safe='')}", body)
 
@@ -290,6 +290,7 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
 
         for attempt in (1, 2):
             if self._url is None:
+                self._control.ensure_running()
                 self._url = self._control.status()["url"]
             try:
                 with requests.Session() as session:

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -53,6 +55,23 @@ def processes_of(home: Home) -> list[psutil.Process]:
             if any(mark in a for a in arguments) and any("mlflow_restaurant" in a for a in arguments):
                 found[process.pid] = process
     return [p for p in found.values() if p is not None and p.is_running()]
+
+
+def run_python(
+    *arguments: str, folder: Path, timeout_s: float = 240.0, env: dict[str, str] | None = None
+) -> str:
+    """Return what a fresh interpreter prints; when it fails, say what it wrote to stderr."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"it ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def records(home: Home, kind: str) -> list[int]:

@@ -145,13 +145,11 @@ class Connection:
     def _run(self) -> None:
         reader = Reader(self.connection)
         try:
-            self._serve(reader)
+            with contextlib.suppress(OSError):  # the caller has gone
+                self._serve(reader)
+            self.connection.close()
         except NotPlain:
             self.adopt(self.connection, b"".join(reader.raw))
-        except OSError:  # the caller has gone
-            self.connection.close()
-        else:
-            self.connection.close()
         finally:
             self.on_end(self)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from mlflow.deployments import get_deploy_client
 
 from mlflow_restaurant.home import Home
+
+from ..support import run_python
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLE = CHECKOUT / "examples" / "ten_lines.py"
@@ -29,16 +29,6 @@ def test_the_ten_lines_predict(home: Home, tmp_path: Path) -> None:
         "MLFLOW_RESTAURANT_HOME": str(home.path),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db",
     }
-    done = subprocess.run(
-        [sys.executable, EXAMPLE],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "'predictions': ['spam']" in done.stdout
+    assert "'predictions': ['spam']" in run_python(str(EXAMPLE), folder=tmp_path, env=environ)
     (deployment,) = get_deploy_client(f"restaurant:{home.path}").list_deployments()
     assert deployment["model_version"] == "1"

@@ -8,12 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 
 from mlflow_restaurant.control.client import ControlClient
@@ -22,6 +20,7 @@ from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 
 from ..support import Load, call, do, eventually, processes_of, records
+from .conftest import own_client
 
 FIELDS = {
     "name",
@@ -39,22 +38,6 @@ FIELDS = {
     "created_at",
     "updated_at",
 }
-
-
-@pytest.fixture
-def client(shared_home: Home) -> Iterator[RestaurantDeploymentClient]:
-    """A client of the shared server; whatever a test deploys is deleted again."""
-    client = get_deploy_client(f"restaurant:{shared_home.path}")
-    yield client
-    for endpoint in client.list_endpoints():
-        client.delete_endpoint(endpoint["name"])
-    for deployment in client.list_deployments():
-        client.delete_deployment(deployment["name"])
-
-
-def own_client(home: Home) -> RestaurantDeploymentClient:
-    client: RestaurantDeploymentClient = get_deploy_client(f"restaurant:{home.path}")
-    return client
 
 
 def test_create_returns_what_get_returns_and_predictions_work(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,6 @@ from mlflow_restaurant.home import Home
 
 from ..conftest import save_actor
 from ..support import Load, do, eventually
-
-
-@pytest.fixture
-def client(shared_home: Home) -> Iterator[RestaurantDeploymentClient]:
-    client = get_deploy_client(f"restaurant:{shared_home.path}")
-    yield client
-    for deployment in client.list_deployments():
-        client.delete_deployment(deployment["name"])
 
 
 def named(name: str, **more: str) -> dict[str, str]:
@@ -236,10 +227,9 @@ def test_a_restarted_replica_that_answers_otherwise_is_told_of(home: Home, tmp_p
     (digest,) = [path.name for path in home.models.iterdir()]
     edit_model(home, digest, "other")
     do(url, "kill")
-    got = eventually(
-        lambda: (found := client.get_deployment("a"))["state"] == "UNHEALTHY" and found, "it is told of"
-    )
-    assert "is not the golden one any more: row 1 is 'other', not 'first'" in got["message"]
+    told = "is not the golden one any more: row 1 is 'other', not 'first'"
+    eventually(lambda: told in client.get_deployment("a")["message"], "it is told of")
+    assert client.get_deployment("a")["state"] == "UNHEALTHY"
     assert do(url, "name").predictions == ["other"]  # it goes on
 
     ControlClient(home).down()

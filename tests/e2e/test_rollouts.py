@@ -27,14 +27,6 @@ FOR_EVER = {"strategy": "canary", "canary_steps": "50", "bake_s": "3600"}
 
 
 @pytest.fixture
-def client(shared_home: Home) -> Iterator[RestaurantDeploymentClient]:
-    client = get_deploy_client(f"restaurant:{shared_home.path}")
-    yield client
-    for deployment in client.list_deployments():
-        client.delete_deployment(deployment["name"])
-
-
-@pytest.fixture
 def url(client: RestaurantDeploymentClient, actor: Path) -> str:
     """The URL of a deployment `a` of the actor."""
     found: str = client.create_deployment("a", str(actor))["url"]

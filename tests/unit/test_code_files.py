@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from mlflow_restaurant.bundle import code_files
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from mlflow_restaurant.inspection.report import inspect_bundle
 from mlflow_restaurant.inspection.text import inspection_text
+
+from ..support import run_python
 
 # What MLflow warns of is out of our hands.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -95,16 +96,7 @@ def elsewhere(path: Path, folder: Path, installed: bool = False) -> Any:
         "print(type(model.get_raw_model()).__module__)"
     )
     (folder / "elsewhere").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=folder / "elsewhere",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    predictions, module = done.stdout.splitlines()
+    predictions, module = run_python("-c", source, folder=folder / "elsewhere").splitlines()
     assert module.startswith("restaurant_bundle_")
     return json.loads(predictions)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,8 @@ from mlflow_restaurant.bundle import loader
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from mlflow_restaurant.saving import directory as saving
 from mlflow_restaurant.saving import rehearsal, requirements
+
+from ..support import run_python
 
 pytestmark = [
     # MLflow compares the columns of an input example with a range.
@@ -78,14 +78,6 @@ def rewrite_conf(path: Path, **changes: Any) -> None:
     file.write_text(yaml.safe_dump(content))
 
 
-def run_python(source: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 class TestPublicNames:
     def test_importing_is_cheap(self, tmp_path: Path) -> None:
         source = (
@@ -93,7 +85,7 @@ class TestPublicNames:
             "print([m for m in ('mlflow', 'pandas', 'numpy', 'sklearn', 'starlette') if m in sys.modules])"
         )
 
-        assert run_python(source, tmp_path) == "[]"
+        assert run_python("-c", source, folder=tmp_path).strip() == "[]"
 
     def test_names_are_loaded_on_use(self) -> None:
         assert all(getattr(mlflow_restaurant, name) is not None for name in mlflow_restaurant.__all__)
@@ -126,7 +118,7 @@ class TestLoading:
             "print(json.dumps(list(model.predict(pd.DataFrame({'subject': ['win'], 'body': ['money']})))))"
         )
 
-        assert json.loads(run_python(source, tmp_path)) == ["SPAM"]
+        assert json.loads(run_python("-c", source, folder=tmp_path).strip()) == ["SPAM"]
 
     def test_each_bundle_keeps_the_code_it_was_saved_with(
         self, saved: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +294,7 @@ class TestWhatIsSaved:
             "import shipped_words; print(shipped_words.__file__)\n"
             "print(list(map(int, model.predict(pd.DataFrame({'a': [-5.0, 5.0]})))))"
         )
-        file, predictions = run_python(source, tmp_path).splitlines()
+        file, predictions = run_python("-c", source, folder=tmp_path).strip().splitlines()
         assert Path(file) == tmp_path / "model" / "code" / "shipped_words.py"
         assert predictions == "[0, 1]"
 

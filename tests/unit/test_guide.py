@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from ..support import run_python
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundles.md"
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -56,18 +56,9 @@ def test_example(example: Example, tmp_path: Path) -> None:
     for name, content in example.files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
 
-    done = subprocess.run(
-        [sys.executable, script.name],
-        cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == example.printed
+    assert run_python(script.name, folder=tmp_path, env=environment) == example.printed
     assert (tmp_path / example.name / "MLmodel").is_file()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from mlflow.deployments import BaseDeploymentClient
 
 import mlflow_restaurant
 from mlflow_restaurant import deployments
+
+from ..support import run_python
 
 NAME = "mlflow_restaurant"
 ROOT = Path(mlflow_restaurant.__file__).parent
@@ -184,10 +185,7 @@ def test_the_target_exposes_exactly_one_client_class() -> None:
 def loaded_by(statement: str) -> set[str]:
     """Return the modules that a fresh interpreter has loaded after a statement."""
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return set(json.loads(run_python("-c", code, folder=Path.cwd()).splitlines()[-1]))
 
 
 def test_importing_the_package_imports_nothing_of_the_server_nor_mlflow() -> None:

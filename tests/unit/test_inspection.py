@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from mlflow_restaurant.cli import main
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest
 from mlflow_restaurant.inspection.report import inspect_bundle
 from mlflow_restaurant.inspection.text import inspection_text, size_text
+
+from ..support import run_python
 
 PINNED = ["pandas==3.0", "# a note", "", "scikit-learn==1.9"]
 FRAME = pd.DataFrame({"a": [0.0, 1.0, 2.0, np.nan], "b": ["x", "y", "x", "x"]})
@@ -132,16 +132,7 @@ class TestReport:
             "print([m for m in ('mlflow', 'pandas', 'numpy', 'sklearn', 'cloudpickle') if m in sys.modules])"
         )
 
-        done = subprocess.run(
-            [sys.executable, "-c", source],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-
-        assert done.stdout.strip() == "[]"
+        assert run_python("-c", source, folder=tmp_path).strip() == "[]"
         assert not (tmp_path / "exploded").exists()
 
 

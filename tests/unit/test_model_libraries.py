@@ -6,7 +6,6 @@ import gc
 import importlib.util
 import inspect
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from mlflow_restaurant import Bundle, BundleError, flavor, load_model
 from mlflow_restaurant.bundle import nested
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
+
+from ..support import run_python
 
 # The libraries warn of each other's newest releases.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -285,15 +286,7 @@ print(len(model.predict(pd.DataFrame({"a": np.arange(7.0), "b": np.arange(7.0)})
         assert self.run(self.LOADED, tmp_path / "m", environment).splitlines()[-1] == f"7 {backend}"
 
     def run(self, source: str, path: Path, environment: dict[str, str]) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", source, str(path)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_python("-c", source, str(path), folder=path.parent, env=environment)
 
 
 def first_part(result: Any) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,8 @@ from mlflow_restaurant.saving.profiling import (
     read_profile,
     write_profile,
 )
+
+from ..support import run_python
 
 PINNED = ["pandas"]
 ROWS = 50
@@ -275,16 +275,7 @@ class TestInABundle:
             f"profile = mlflow.pyfunc.load_model({str(saved)!r}).get_raw_model().profile\n"
             "print(profile.columns['a'].max, len(profile.sample))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", source],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-
-        assert done.stdout.split() == ["19.0", "20"]
+        assert run_python("-c", source, folder=tmp_path).split() == ["19.0", "20"]
 
     def test_without_reference_data(self, tmp_path: Path) -> None:
         flavor.save_model(Bundle(total, Constant()), tmp_path / "model", pip_requirements=PINNED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import math
-import subprocess
 import sys
 import textwrap
 import threading
@@ -30,6 +29,8 @@ from mlflow_restaurant.emails import join_text
 from mlflow_restaurant.saving.directory import write_loader_package
 from mlflow_restaurant.saving.local_code import modules_by_value
 from mlflow_restaurant.saving.serializers import Target, write_step
+
+from ..support import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,16 +168,7 @@ class TestByValue:
             f"step = serializers.read_step({entry!r}, pathlib.Path({str(folder)!r}), 'it')\n"
             f"print({call})\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", source],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return run_python("-c", source, folder=folder).strip()
 
     def test_functions_of_local_modules(self, helpers: ModuleType, tmp_path: Path) -> None:
         entry = write(helpers.decorate, tmp_path)
