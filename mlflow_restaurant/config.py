@@ -388,6 +388,26 @@ class ServerSettings(BaseModel):
         " recently sleep until the next request; 0: no limit",
     )
 
+    keep_events: Annotated[int, Number] = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="events of each kind that are kept of each deployment and endpoint",
+    )
+    keep_events_days: Annotated[float, Number] = Field(
+        90, gt=0, le=36_500, allow_inf_nan=False, description="time for which events are kept, in days"
+    )
+    max_log_mb: Annotated[float, Number] = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="size from which a log is rotated, in megabytes; 0: never",
+    )
+    log_files: Annotated[int, Number] = Field(
+        3, ge=0, le=100, description="rotated files that are kept of each log"
+    )
+
     @classmethod
     def load(cls, home: Path, environ: Mapping[str, str] = os.environ) -> ServerSettings:
         """Read the settings of the server of `home`; a variable wins over the file.

@@ -133,6 +133,47 @@ class Endpoint(Record):
     updated_at: datetime
 
 
+EVENT_KINDS = {
+    "created": "a deployment was made, with its first revision",
+    "revision": "an update made a revision",
+    "rollback": "an earlier revision was brought back, or a new one was taken back after it had got requests; and why",
+    "promoted": "a revision serves",
+    "failed": "a revision did not come into service, and why",
+    "trial": "a step of a canary, or a shadow, began",
+    "promote": "somebody ended a trial, so that the new revision serves",
+    "abort": "somebody gave a rollout up",
+    "report": "the report of a trial was logged as an MLflow run, or why not",
+    "scaled": "a deployment has another number of replicas or sleeps, and why",
+    "replica": "a replica ended, and why, or runs again",
+    "memory": "a replica is replaced because it grew beyond `max_memory_mb`",
+    "unhealthy": "a replica keeps ending, or no longer gives the golden answer",
+    "deleted": "a deployment was deleted",
+    "endpoint": "an endpoint was made, changed or deleted, with its traffic",
+    "gateway": "a gateway ended and another takes its place",
+    "server": "the server started or went down",
+}
+"""Kinds of events, and what each says."""
+
+
+class Event(Record):
+    """Something that happened.
+
+    Attributes:
+        kind: one of `EVENT_KINDS`.
+        message: what happened, for people.
+        deployment: that it happened to; likewise `revision` and `endpoint`.
+        actor: the system user who did it; empty where nobody did.
+    """
+
+    at: datetime
+    kind: str
+    message: str
+    deployment: str | None = None
+    revision: int | None = None
+    endpoint: str | None = None
+    actor: str = ""
+
+
 class ReplicaRoute(Record):
     """Where one running replica answers. `key` differs for each process that ever served."""
 
@@ -281,3 +322,8 @@ def _weight(name: str, value: Any) -> float:
 def plain_weights(traffic: Mapping[str, float]) -> dict[str, float]:
     """Return the weights with whole percentages as integers, as users wrote them."""
     return {name: int(w) if float(w).is_integer() else w for name, w in traffic.items()}
+
+
+def traffic_text(traffic: Mapping[str, float]) -> str:
+    """Return a split as people read it."""
+    return ", ".join(f"{name} {weight:g} %" for name, weight in traffic.items()) or "no deployments yet"

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlflow_restaurant.entities import traffic_text
+
 STATE_STYLES = {
     "HEALTHY": "green",
     "SERVING": "green",
@@ -18,6 +20,15 @@ STATE_STYLES = {
     "DELETING": "yellow",
     "UNHEALTHY": "red",
     "DEPLOY_FAILED": "red",
+}
+EVENT_STYLES = {
+    "promoted": "green",
+    "failed": "red",
+    "rollback": "red",
+    "unhealthy": "red",
+    "replica": "yellow",
+    "memory": "yellow",
+    "gateway": "yellow",
 }
 MISSING = "–"
 UNCUT_WIDTH = 400
@@ -69,6 +80,34 @@ def history_table(name: str, revisions: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def events_table(events: Iterable[Mapping[str, Any]]) -> Table:
+    """Return the table of what happened."""
+    table = _table("time", "name", "rev", "kind", "by", "what")
+    _fold_only(table, 1, 5)
+    table.columns[2].justify = "right"
+    for e in events:
+        kind = Text(e["kind"], style=EVENT_STYLES.get(e["kind"], ""))
+        table.add_row(
+            _moment(e), Text(_whose(e)), _shown(e["revision"]), kind, Text(e["by"]), Text(e["message"])
+        )
+    return table
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Return a row of such a table by itself."""
+    parts = (f"{_whose(event):16}", f"{_shown(event['revision']):>3}", f"{event['kind']:9}")
+    by = f" ({event['by']})" if event["by"] else ""
+    return f"{_moment(event)}  {'  '.join(parts)}  {' '.join(event['message'].split())}{by}"
+
+
+def _whose(event: Mapping[str, Any]) -> str:
+    return str(event["deployment"] or event["endpoint"] or MISSING)
+
+
+def _moment(event: Mapping[str, Any]) -> str:
+    return str(event["time"])[:19].replace("T", " ")
+
+
 def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
     """Return the table of endpoints."""
     table = _table("endpoint", "traffic", "sticky", "url")
@@ -76,11 +115,6 @@ def endpoints_table(endpoints: Iterable[Mapping[str, Any]]) -> Table:
     for e in endpoints:
         table.add_row(Text(e["name"]), Text(traffic_text(e["traffic"])), Text(e["sticky"]), Text(e["url"]))
     return table
-
-
-def traffic_text(traffic: Mapping[str, float]) -> str:
-    """Return a split as people read it."""
-    return ", ".join(f"{name} {weight:g} %" for name, weight in traffic.items()) or "no deployments yet"
 
 
 def _table(*columns: str) -> Table:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from starlette.applications import Starlette
@@ -40,6 +41,7 @@ def admin_app(commands: Commands, shut_down: Callable[[], None]) -> Starlette:
             Route("/deployments/{name:path}", api.update_deployment, methods=["PATCH"]),
             Route("/deployments/{name:path}", api.delete_deployment, methods=["DELETE"]),
             Route("/history/{name:path}", api.history),
+            Route("/events", api.events),
             Route("/rollbacks/{name:path}", api.rollback, methods=["POST"]),
             Route("/promotions/{name:path}", api.promote, methods=["POST"]),
             Route("/aborts/{name:path}", api.abort, methods=["POST"]),
@@ -83,7 +85,8 @@ class _Api:
         return _streamed(lambda progress: self.commands.update(_name(request), body, progress))
 
     async def delete_deployment(self, request: Request) -> Response:
-        await self.commands.delete(_name(request), request.query_params.get("endpoint"))
+        params = request.query_params
+        await self.commands.delete(_name(request), params.get("endpoint"), params.get("actor", ""))
         return JSONResponse({})
 
     async def rollback(self, request: Request) -> Response:
@@ -91,34 +94,43 @@ class _Api:
         return _streamed(lambda progress: self.commands.rollback(_name(request), body, progress))
 
     async def promote(self, request: Request) -> Response:
-        return _streamed(lambda progress: self.commands.promote(_name(request), progress))
+        actor = (await request.json()).get("actor", "")
+        return _streamed(lambda progress: self.commands.promote(_name(request), progress, actor))
 
     async def abort(self, request: Request) -> Response:
-        return _streamed(lambda progress: self.commands.abort(_name(request), progress))
+        actor = (await request.json()).get("actor", "")
+        return _streamed(lambda progress: self.commands.abort(_name(request), progress, actor))
 
     async def history(self, request: Request) -> Response:
         return JSONResponse(self.commands.views.history(_name(request)))
+
+    async def events(self, request: Request) -> Response:
+        params = request.query_params
+        return JSONResponse(
+            await self.commands.views.events(
+                params.get("name"),
+                since=datetime.fromisoformat(params["since"]) if "since" in params else None,
+                after=int(params.get("after", 0)),
+                limit=int(params["limit"]) if "limit" in params else None,
+            )
+        )
 
     async def list_endpoints(self, _: Request) -> Response:
         return JSONResponse(self.commands.views.list_endpoints())
 
     async def create_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(
-            await self.commands.endpoints.create(body["name"], body.get("traffic"), body.get("sticky"))
-        )
+        return JSONResponse(await self.commands.endpoints.create(body["name"], *_split(body)))
 
     async def get_endpoint(self, request: Request) -> Response:
         return JSONResponse(self.commands.views.get_endpoint(_name(request)))
 
     async def update_endpoint(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse(
-            await self.commands.endpoints.update(_name(request), body.get("traffic"), body.get("sticky"))
-        )
+        return JSONResponse(await self.commands.endpoints.update(_name(request), *_split(body)))
 
     async def delete_endpoint(self, request: Request) -> Response:
-        await self.commands.endpoints.delete(_name(request))
+        await self.commands.endpoints.delete(_name(request), request.query_params.get("actor", ""))
         return JSONResponse({})
 
     async def wake(self, request: Request) -> Response:
@@ -129,6 +141,11 @@ class _Api:
         body = await request.json()
         self.commands.controller.suspect(body["key"], body["reason"])
         return JSONResponse({})
+
+
+def _split(body: Mapping[str, Any]) -> tuple[object, object, str]:
+    """Return traffic, stickiness and who gives them to an endpoint."""
+    return body.get("traffic"), body.get("sticky"), body.get("actor", "")
 
 
 def _name(request: Request) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -201,7 +202,9 @@ class ControlClient:
         return self._long("POST", f"/aborts/{_quoted(name)}", {}, progress)
 
     def delete_deployment(self, name: str, endpoint: str | None = None) -> None:
-        self._request("DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint})
+        self._request(
+            "DELETE", f"/deployments/{_quoted(name)}", fields={"endpoint": endpoint, "actor": _user()}
+        )
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         found: dict[str, Any] = self._get(f"/deployments/{_quoted(name)}", {"endpoint": endpoint})
@@ -215,6 +218,35 @@ class ControlClient:
         found: list[dict[str, Any]] = self._get(f"/history/{_quoted(name)}")
         return found
 
+    def events(
+        self,
+        name: str | None = None,
+        *,
+        since: datetime | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        revive: bool = True,
+    ) -> list[dict[str, Any]]:
+        """List events, those that happened first at first.
+
+        Args:
+            name: only those of the deployments or endpoints of this name, also of what is deleted.
+            since: only those from then on.
+            after: only those with a greater ``id``.
+            limit: the newest so many.
+            revive: start a server that has gone, rather than to raise `HomeError`.
+        """
+        fields = {
+            "name": name,
+            "since": None if since is None else since.isoformat(),
+            "after": str(after),
+            "limit": None if limit is None else str(limit),
+        }
+        found: list[dict[str, Any]] = json.loads(
+            self._request("GET", "/events", fields=fields, revive=revive).data
+        )
+        return found
+
     def create_endpoint(self, name: str, traffic: object = None, sticky: object = None) -> dict[str, Any]:
         return self._sent("POST", "/endpoints", {"name": name, "traffic": traffic, "sticky": sticky})
 
@@ -222,7 +254,7 @@ class ControlClient:
         return self._sent("PATCH", f"/endpoints/{_quoted(name)}", {"traffic": traffic, "sticky": sticky})
 
     def delete_endpoint(self, name: str) -> None:
-        self._request("DELETE", f"/endpoints/{_quoted(name)}")
+        self._request("DELETE", f"/endpoints/{_quoted(name)}", fields={"actor": _user()})
 
     def get_endpoint(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self._get(f"/endpoints/{_quoted(name)}")
@@ -238,6 +270,7 @@ class ControlClient:
         return json.loads(self._request("GET", path, fields=fields).data)
 
     def _sent(self, method: str, path: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        payload = {**payload, "actor": _user()}
         answer: dict[str, Any] = json.loads(self._request(method, path, payload).data)
         return answer
 
@@ -262,6 +295,7 @@ class ControlClient:
         *,
         fields: Mapping[str, str | None] | None = None,
         stream: bool = False,
+        revive: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         given = {name: value for name, value in (fields or {}).items() if value is not None}
         query = "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in given.items()) if given else ""
@@ -269,7 +303,7 @@ class ControlClient:
         try:
             response = self._send(method, path + query, body, stream=stream)
         except (urllib3.exceptions.HTTPError, OSError) as e:
-            if method not in REPEATABLE:
+            if method not in REPEATABLE or not revive:
                 raise self._unanswered(e) from None
             response = self._send_again(method, path + query)
         if response.status != 200:

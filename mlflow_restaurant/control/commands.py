@@ -136,23 +136,28 @@ class Commands:
             await self.controller.roll_out(deployment, revision, progress, at_once=True)
         return self.views.get(name)
 
-    async def promote(self, name: str, progress: Progress) -> dict[str, Any]:
+    async def promote(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
         """Let the revision that is being rolled out serve as soon as its replicas run, whatever its trial says."""
         rollout = self._rollout(name)
         progress(f"promoting revision {rollout.target}")
+        self._note("promote", f"revision {rollout.target} shall serve now", name, rollout.target, actor)
         rollout.tried = False
         self.controller.wake.set()
         await rollout.ended.wait()
         return self.views.get(name)
 
-    async def abort(self, name: str, progress: Progress) -> dict[str, Any]:
+    async def abort(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
         """Give up the revision that is being rolled out; the one before goes on alone."""
         rollout = self._rollout(name)
         progress(f"giving up revision {rollout.target}")
+        self._note("abort", f"revision {rollout.target} is given up", name, rollout.target, actor)
         rollout.stopped = "it was aborted"
         self.controller.wake.set()
         await rollout.ended.wait()
         return self.views.get(name)
+
+    def _note(self, kind: str, message: str, name: str, revision: int | None, actor: str) -> None:
+        self.controller.events.note(kind, message, deployment=name, revision=revision, actor=actor)
 
     def _rollout(self, name: str) -> Rollout:
         self.views.deployment(name, None)
@@ -161,7 +166,7 @@ class Commands:
             raise Conflict(f"Deployment '{name}' has no rollout under way.")
         return rollout
 
-    async def delete(self, name: str, endpoint: str | None = None) -> None:
+    async def delete(self, name: str, endpoint: str | None = None, actor: str = "") -> None:
         """Take a deployment out of service; no error when there is none of that name."""
         controller = self.controller
         known = controller.world.deployments.get(name)
@@ -183,6 +188,7 @@ class Commands:
                 if deployment is not None:
                     self.endpoints.leave(deployment)
                     controller.forget(name)
+                    self._note("deleted", f"deployment {name} was deleted", name, None, actor)
                 await controller.replicas_gone(name)
             finally:
                 self.deleting.discard(name)

@@ -11,16 +11,18 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from functools import partial
 
 from mlflow_restaurant.config import DeploymentConfig, ServerSettings
 from mlflow_restaurant.control import planner
 from mlflow_restaurant.control.batching import decide
+from mlflow_restaurant.control.events import EventLog, announcement, append_log, endpoint_text
 from mlflow_restaurant.control.gateways import GatewayFleet
 from mlflow_restaurant.control.golden import golden_of
 from mlflow_restaurant.control.jobs import Jobs, Progress
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replicas import KIND as REPLICA
-from mlflow_restaurant.control.replicas import Replica, append_log, call_replica
+from mlflow_restaurant.control.replicas import Replica, call_replica
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.scaler import Scaler
 from mlflow_restaurant.control.scaling import Scale
@@ -71,7 +73,8 @@ class Controller:
         self.replicas: dict[str, Replica] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.wake = asyncio.Event()
-        self.gateways = GatewayFleet(home, settings, self.wake.set)
+        self.events = EventLog(home, store, settings)
+        self.gateways = GatewayFleet(home, settings, self.wake.set, partial(self.events.note, "gateway"))
         self.table = RouteTable(version=0)
         self.published = False
         self.serving = asyncio.Event()
@@ -227,7 +230,7 @@ class Controller:
             self.wake.set()  # what the old or the failed revision had running is not wanted any more
 
     def _replica(self, revision: Revision, index: int) -> Replica:
-        return Replica(self.home, revision, index, self, self.wake.set)
+        return Replica(self.home, revision, index, self, self.events, self.wake.set)
 
     async def launcher_for(self, revision: Revision) -> Launcher:
         """Give a replica its launcher; whoever waits for the rollout hears of a long preparation."""
@@ -297,9 +300,7 @@ class Controller:
         name, rollout = action.deployment, self.rollouts[action.deployment]
         revision = self._with_batching(name, action.revision)
 
-        def note(text: str) -> None:
-            append_log(self.home, name, text)
-
+        note = partial(self.events.note, "trial", deployment=name, revision=action.revision)
         rollout.tryout = Tryout(revision, self.gateways.trials, self.wake.set, rollout.progress, note)
         rollout.tryout.start()
 
@@ -341,6 +342,7 @@ class Controller:
         self.scaler.forget(name)
         if endpoint is not None:
             self.world.endpoints[endpoint.name] = endpoint
+            self.events.note("endpoint", endpoint_text(endpoint), endpoint=endpoint.name)
         if old.serving is not None:
             superseded = self.world.revisions[name][old.serving]
             self.world.remember(
@@ -395,7 +397,9 @@ class Controller:
         error = DeployFailed(
             f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
         )
-        append_log(self.home, name, error.message)
+        # Whether requests are merged is decided before the first of them.
+        kind = "failed" if self.world.revisions[name][action.revision].batching is None else "rollback"
+        self.events.note(kind, error.message, deployment=name, revision=action.revision)
         try:
             if deployment.serving is None and rollout.done is not None:
                 self.forget(name)
@@ -429,7 +433,7 @@ class Controller:
             update={"state": state, "message": message, "updated_at": utcnow()}
         )
         self.world.remember(deployment, failed)
-        self.store.save(deployment=deployment, revision=failed, note=("failed", action.reason))
+        self.store.save(deployment=deployment, revision=failed)
 
     # -- what the scaler needs
 
@@ -448,9 +452,7 @@ class Controller:
     def scaled(self, name: str, scale: Scale) -> None:
         """Note that a deployment has another number of replicas now."""
         text = f"{scale.replicas} replicas: {scale.reason}" if scale.replicas else f"asleep: {scale.reason}"
-        append_log(self.home, name, text)
-        with contextlib.suppress(HomeError):  # a full disk is no reason to keep anybody waiting
-            self.store.note(name, "scaled", text)
+        self.events.note("scaled", text, deployment=name)
         self.wake.set()
 
     # -- changes of what should run, made by commands
@@ -484,7 +486,8 @@ class Controller:
         self.store.save(
             deployment=deployment,
             revision=revision,
-            note=("revision", f"revision {revision.number} of {revision.artifact.model_uri}"),
+            note=announcement(revision),
+            actor=revision.actor,
         )
         self.world.remember(deployment, revision)
         tried = not at_once and self._is_tried(deployment.name, revision.number)

@@ -84,8 +84,14 @@ UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 class GatewayFleet:
     """All gateways of a home."""
 
-    def __init__(self, home: Home, settings: ServerSettings, changed: Callable[[], None]) -> None:
-        self.home, self.settings, self.changed = home, settings, changed
+    def __init__(
+        self,
+        home: Home,
+        settings: ServerSettings,
+        changed: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.home, self.settings, self.changed, self.note = home, settings, changed, note
         self.gateways: dict[str, Gateway] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
@@ -167,6 +173,7 @@ class GatewayFleet:
         self._admit(gateway)
         try:
             await wait_for_exit(record)
+            self.note(f"gateway {record.id} ended; another takes its place")
         finally:
             await self._forget(gateway)
         await self._supervised()
@@ -189,9 +196,10 @@ class GatewayFleet:
             write_record(self.home.run, KIND, gateway.key, child.pid)
             await asyncio.wait_for(child.next_message(), START_TIMEOUT_S)
             self._admit(gateway)
-            await child.wait()
-        except UNREACHABLE:
-            pass
+            code = await child.wait()
+            self.note(f"gateway {gateway.key} ended (status {code}); another takes its place")
+        except UNREACHABLE as e:
+            self.note(f"gateway {gateway.key} did not start ({e!r}); another takes its place")
         finally:
             if child is not None:
                 await asyncio.shield(child.end())

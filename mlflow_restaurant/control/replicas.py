@@ -21,13 +21,14 @@ import aiohttp
 from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
 from mlflow_restaurant.control.batching import ONE_ROW, ROWS_COMPARED, disagreement, needs_comparison
+from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
-from mlflow_restaurant.control.planner import Seen, after_death
+from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, SLOW_RETRY_S, Seen, after_death
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError, one_line
 from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.launcher import Child, Launcher, open_log, sets_threads
+from mlflow_restaurant.process.launcher import Child, Launcher, sets_threads
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
 from mlflow_restaurant.process.watch import end_process, wait_for_exit
 from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
@@ -48,10 +49,16 @@ class Replica:
     """One replica of one revision: a process, and its successors when it ends."""
 
     def __init__(
-        self, home: Home, revision: Revision, index: int, launchers: Launchers, changed: Callable[[], None]
+        self,
+        home: Home,
+        revision: Revision,
+        index: int,
+        launchers: Launchers,
+        events: EventLog,
+        changed: Callable[[], None],
     ) -> None:
         self.home, self.revision, self.index = home, revision, index
-        self.launchers, self.changed = launchers, changed
+        self.launchers, self.events, self.changed = launchers, events, changed
         self.id = f"{revision.deployment}-{revision.number}-{index}"
         self.state = ReplicaState.STARTING
         self.key = ""
@@ -126,7 +133,7 @@ class Replica:
     def recycle(self, reason: str) -> None:
         """Let the process get no more requests, so that it can be ended and started again without harm."""
         self.recycled, self.suspicion = True, reason
-        append_log(self.home, self.revision.deployment, f"replica {self.id}: {reason}; it is replaced")
+        self._note("memory", f"replica {self.id}: {reason}; it is replaced")
         self.changed()
 
     def takes_requests(self) -> bool:
@@ -160,6 +167,8 @@ class Replica:
             await self._ready(child)
             self.error = ""
             self._become(ReplicaState.RUNNING)
+            if self.restarts:
+                self._note("replica", f"replica {self.id} runs again (restart {self.restarts})")
             code = await child.wait()
             reason = self.suspicion or await _last_words(child) or _exit_reason(code)
         except (RestaurantError, OSError) as e:
@@ -246,7 +255,7 @@ class Replica:
 
     def _strays(self, reason: str) -> None:
         self.stray = reason
-        append_log(self.home, self.revision.deployment, f"replica {self.id}: {reason}")
+        self._note("unhealthy", f"replica {self.id}: {reason}")
 
     async def _first_look(self, body: bytes, answer: bytes) -> None:
         """See whether the answer is the same again, and how rows score alone."""
@@ -282,6 +291,9 @@ class Replica:
             self._forget_process()
         self._died(reason)
 
+    def _note(self, kind: str, message: str) -> None:
+        self.events.note(kind, message, deployment=self.revision.deployment, revision=self.revision.number)
+
     def _forget_process(self) -> None:
         self.pid = None
         if self.key:
@@ -293,7 +305,13 @@ class Replica:
         lived = math.inf if self.recycled else now - self.started
         death = after_death(lived, self.quick_deaths, now)
         self.quick_deaths, self.retry_at, self.error = death.quick_deaths, death.retry_at, reason
-        append_log(self.home, self.revision.deployment, f"replica {self.id} ended: {reason}")
+        text = f"replica {self.id} ended: {reason}"
+        if death.quick_deaths > FATAL_AFTER_QUICK_DEATHS:  # known already
+            append_log(self.home, self.revision.deployment, text)
+        elif death.state is ReplicaState.FATAL:
+            self._note("unhealthy", f"{text}; it keeps ending, and is tried every {SLOW_RETRY_S:g} s")
+        else:
+            self._note("replica", text)
         self._become(death.state)
 
 
@@ -335,16 +353,6 @@ async def call_replica(socket: Path, path: str, body: bytes | None, timeout_s: f
         raise RestaurantError(f"the replica did not answer within {timeout_s:g} s") from None
     except (aiohttp.ClientError, OSError) as e:
         raise RestaurantError(f"the replica broke the connection: {e}") from e
-
-
-def append_log(home: Home, deployment: str, text: str) -> None:
-    """Add one line to a deployment's log; a full disk is no reason to stop."""
-    with contextlib.suppress(OSError):
-        fd = open_log(home.deployment_log(deployment))
-        try:
-            os.write(fd, f"[{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}] {text}\n".encode())
-        finally:
-            os.close(fd)
 
 
 async def _last_words(child: Child) -> str:

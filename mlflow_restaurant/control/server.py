@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlflow_restaurant._version import __version__
 from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.api import admin_app
 from mlflow_restaurant.control.commands import Commands
@@ -73,17 +74,21 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
     looping = asyncio.ensure_future(controller.run())
-    watching = [asyncio.ensure_future(work) for work in (controller.weigh(), controller.scaler.run())]
+    events = controller.events
+    works = (controller.weigh(), controller.scaler.run(), events.run())
+    watching = [asyncio.ensure_future(work) for work in works]
     await controller.wait_until_serving(START_TIMEOUT_S)
     ready({"ready": True, "url": commands.views.url()})
+    events.note("server", f"the server runs (version {__version__}, process {os.getpid()})")
     await ended.wait()
-    _logger.info("going down")
+    events.note("server", "the server goes down")
     await controller.stop()
     admin.should_exit = True
     forking.cancel()
     for task in watching:
         task.cancel()
     await asyncio.gather(serving, looping, forking, *watching, return_exceptions=True)
+    events.close()
     await _end_forkserver(home)
     home.admin_socket.unlink(missing_ok=True)
     store.close()

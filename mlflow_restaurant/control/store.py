@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from mlflow_restaurant.control.tables import deployments, endpoints, events, revisions
-from mlflow_restaurant.entities import Deployment, Endpoint, Revision, isoformat, utcnow
+from mlflow_restaurant.entities import Deployment, Endpoint, Event, Revision, isoformat, utcnow
 from mlflow_restaurant.errors import HomeError, one_line
 from mlflow_restaurant.states import RevisionState
 
@@ -79,6 +79,7 @@ class Store:
         endpoint: Endpoint | None = None,
         joining: Sequence[Deployment] = (),
         note: tuple[str, str] | None = None,
+        actor: str = "",
     ) -> None:
         """Write what is given, as one change.
 
@@ -86,7 +87,7 @@ class Store:
             deployment: the record to insert or replace; likewise `revision` and `endpoint`.
             joining: further deployments to replace.
             superseded: number of the deployment's revision that serves no longer.
-            note: kind and text of the event to record with the change.
+            note: kind and text of the event to record with the change; `actor` is who made it.
         """
         with self._transaction() as connection:
             for joined in joining:
@@ -107,12 +108,12 @@ class Store:
                 values["config"] = revision.config.to_dict()
                 _replace(connection, revisions, values, revision)
             if note is not None:
-                _record(connection, note, deployment, revision, endpoint)
+                _record(connection, note, actor, deployment, revision, endpoint)
 
     def delete_deployment(self, name: str) -> None:
+        """Remove a deployment and its revisions; its events stay."""
         with self._transaction() as connection:
-            for table in (revisions, events):
-                connection.execute(table.delete().where(table.c.deployment == name))
+            connection.execute(revisions.delete().where(revisions.c.deployment == name))
             connection.execute(deployments.delete().where(deployments.c.name == name))
 
     def delete_endpoint(self, name: str) -> None:
@@ -123,19 +124,47 @@ class Store:
             )
             connection.execute(endpoints.delete().where(endpoints.c.name == name))
 
-    def note(self, deployment: str, kind: str, message: str) -> None:
-        """Record an event that changes nothing else."""
+    def record(self, happened: Sequence[Event]) -> None:
+        """Write events that change nothing else."""
+        with self._transaction() as connection:
+            connection.execute(events.insert(), [_event_values(event) for event in happened])
+
+    def events(
+        self,
+        name: str | None = None,
+        *,
+        since: datetime | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return events in the order in which they happened.
+
+        Args:
+            name: only those of the deployments or endpoints of this name, also of what is deleted.
+            since: only those from then on.
+            after: only those with a greater id.
+            limit: the newest so many.
+        """
+        query = sa.select(events).where(events.c.id > after).order_by(events.c.id.desc()).limit(limit)
+        if name is not None:
+            query = query.where(sa.or_(events.c.deployment == name, events.c.endpoint == name))
+        if since is not None:
+            query = query.where(events.c.at >= isoformat(since))
+        with self._transaction() as connection:
+            found = [dict(row) for row in connection.execute(query).mappings()]
+        return sorted(found, key=lambda row: (row["at"], row["id"]))
+
+    def prune_events(self, keep: int, oldest: datetime) -> None:
+        """Remove the events before `oldest`, and of each kind of each deployment all but the newest `keep`."""
+        newest_first = sa.func.row_number().over(
+            partition_by=[events.c.kind, events.c.deployment, events.c.endpoint], order_by=events.c.id.desc()
+        )
+        ranked = sa.select(events.c.id, newest_first.label("rank")).subquery()
+        surplus = sa.select(ranked.c.id).where(ranked.c.rank > keep)
         with self._transaction() as connection:
             connection.execute(
-                events.insert().values(
-                    at=isoformat(utcnow()), kind=kind, message=message, deployment=deployment
-                )
+                events.delete().where(sa.or_(events.c.id.in_(surplus), events.c.at < isoformat(oldest)))
             )
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        query = sa.select(events).where(events.c.deployment == name).order_by(events.c.id)
-        with self._transaction() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -190,21 +219,25 @@ def _replace(connection: sa.Connection, table: sa.Table, values: dict[str, Any],
 def _record(
     connection: sa.Connection,
     note: tuple[str, str],
+    actor: str,
     deployment: Deployment | None,
     revision: Revision | None,
     endpoint: Endpoint | None,
 ) -> None:
-    kind, message = note
-    connection.execute(
-        events.insert().values(
-            at=isoformat(utcnow()),
-            kind=kind,
-            message=message,
-            deployment=deployment.name if deployment else None,
-            revision=revision.number if revision else None,
-            endpoint=endpoint.name if endpoint else None,
-        )
+    event = Event(
+        at=utcnow(),
+        kind=note[0],
+        message=note[1],
+        deployment=deployment.name if deployment else None,
+        revision=revision.number if revision else None,
+        endpoint=endpoint.name if endpoint else None,
+        actor=actor,
     )
+    connection.execute(events.insert().values(_event_values(event)))
+
+
+def _event_values(event: Event) -> dict[str, Any]:
+    return {**event.model_dump(), "at": isoformat(event.at)}
 
 
 def _aware(row: Any) -> dict[str, Any]:

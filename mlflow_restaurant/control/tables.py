@@ -59,4 +59,5 @@ events = sa.Table(
     sa.Column("deployment", sa.String),
     sa.Column("revision", sa.Integer),
     sa.Column("endpoint", sa.String),
+    sa.Column("actor", sa.Text, nullable=False, server_default=""),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from datetime import datetime
 from typing import Any
 
 from mlflow_restaurant._version import __version__
@@ -100,6 +101,34 @@ class Views:
                 "ended_at": isoformat(r.ended_at) if r.ended_at else None,
             }
             for r in revisions
+        ]
+
+    async def events(
+        self, name: str | None, *, since: datetime | None, after: int, limit: int | None
+    ) -> list[dict[str, Any]]:
+        """Describe events, those that happened first at first; see `Store.events`.
+
+        Raises:
+            DoesNotExist: there is no deployment or endpoint of that name, and never was one.
+        """
+        await self.controller.events.flush()
+        store, world = self.controller.store, self.controller.world
+        found = store.events(name, since=since, after=after, limit=limit)
+        known = name is None or found or name in world.deployments or name in world.endpoints
+        if not known and not store.events(name, limit=1):
+            raise DoesNotExist(f"There are no events of a deployment or endpoint {quoted(name)} here.")
+        return [
+            {
+                "id": e["id"],
+                "time": e["at"],
+                "kind": e["kind"],
+                "deployment": e["deployment"],
+                "endpoint": e["endpoint"],
+                "revision": e["revision"],
+                "by": e["actor"],
+                "message": e["message"],
+            }
+            for e in found
         ]
 
     # -- endpoints
