@@ -86,6 +86,8 @@ class Revision(Record):
         ended_at: when it left service, or failed.
         trial: how it fared beside the revision before, where it was tried.
         golden: what it answered to its model's input example when it came into service; None if that is not repeatable.
+        at_once: whether it serves without the trial that its strategy asks for.
+        joins: the endpoint that the deployment joins when it serves.
     """
 
     deployment: str
@@ -104,6 +106,8 @@ class Revision(Record):
     ended_at: datetime | None = None
     trial: dict[str, Any] | None = None
     golden: str | None = None
+    at_once: bool = False
+    joins: str | None = None
 
 
 class Deployment(Record):

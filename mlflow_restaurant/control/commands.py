@@ -15,7 +15,14 @@ from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.schemas import schema_changes
 from mlflow_restaurant.control.views import Views
 from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
-from mlflow_restaurant.errors import AlreadyExists, Conflict, DoesNotExist, InvalidRequest, one_line
+from mlflow_restaurant.errors import (
+    AlreadyExists,
+    Conflict,
+    DoesNotExist,
+    HomeError,
+    InvalidRequest,
+    one_line,
+)
 from mlflow_restaurant.states import RevisionState
 
 Request = Mapping[str, Any]
@@ -95,7 +102,8 @@ class Commands:
             number = max(self.controller.world.revisions[name]) + 1
             stores = {**stores, "actor": request.get("actor")}
             revision = self._revision(name, number, artifact, config, stores, change)
-            await self.controller.roll_out(deployment, revision, progress, endpoint)
+            revision = revision.model_copy(update={"joins": endpoint})
+            await self.controller.roll_out(deployment, revision, progress)
         return self.views.get(name)
 
     async def rollback(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
@@ -130,10 +138,12 @@ class Commands:
                     "served_at": None,
                     "ended_at": None,
                     "trial": None,
+                    "at_once": True,
+                    "joins": None,
                 }
             )
             deployment = deployment.model_copy(update={"updated_at": utcnow()})
-            await self.controller.roll_out(deployment, revision, progress, at_once=True)
+            await self.controller.roll_out(deployment, revision, progress)
         return self.views.get(name)
 
     async def promote(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
@@ -142,6 +152,11 @@ class Commands:
         progress(f"promoting revision {rollout.target}")
         self._note("promote", f"revision {rollout.target} shall serve now", name, rollout.target, actor)
         rollout.tried = False
+        revision = self.controller.world.revisions[name][rollout.target]
+        with contextlib.suppress(
+            HomeError
+        ):  # it holds for this rollout; a later controller would try it again
+            self.controller.store.save(revision=revision.model_copy(update={"at_once": True}))
         self.controller.wake.set()
         await rollout.ended.wait()
         return self.views.get(name)
@@ -229,6 +244,9 @@ class Commands:
         operation = self.operations.get(name)
         if operation is not None:
             if name not in self.deleting:
+                rollout = self.controller.rollouts.get(name)
+                if rollout is not None:
+                    rollout.forsake("the deployment was deleted")
                 operation.cancel()
             await asyncio.wait([operation])
 

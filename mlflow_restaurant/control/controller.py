@@ -15,11 +15,11 @@ from functools import partial
 
 from mlflow_restaurant.config import DeploymentConfig, ServerSettings
 from mlflow_restaurant.control import planner
-from mlflow_restaurant.control.batching import decide
-from mlflow_restaurant.control.events import EventLog, announcement, append_log, endpoint_text
+from mlflow_restaurant.control.departures import Departures
+from mlflow_restaurant.control.events import EventLog, announcement
 from mlflow_restaurant.control.gateways import GatewayFleet
-from mlflow_restaurant.control.golden import golden_of
 from mlflow_restaurant.control.jobs import Jobs, Progress
+from mlflow_restaurant.control.outcomes import Outcomes
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replicas import KIND as REPLICA
 from mlflow_restaurant.control.replicas import Replica, call_replica
@@ -27,29 +27,21 @@ from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.scaler import Scaler
 from mlflow_restaurant.control.scaling import Scale
 from mlflow_restaurant.control.store import Store
-from mlflow_restaurant.control.tryout import Tryout
 from mlflow_restaurant.control.world import World
 from mlflow_restaurant.entities import (
-    BatchDecision,
     Deployment,
     ReplicaRoute,
     Revision,
     RouteTable,
-    utcnow,
 )
-from mlflow_restaurant.errors import Cancelled, DeployFailed, HomeError, RestaurantError
+from mlflow_restaurant.errors import Cancelled, HomeError, RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Launcher
 from mlflow_restaurant.process.memory import private_mb
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
 from mlflow_restaurant.process.watch import end_process
 from mlflow_restaurant.states import (
-    REPLICA_TRANSITIONS,
-    REVISION_TRANSITIONS,
-    DeploymentState,
-    ReplicaState,
     RevisionState,
-    advance,
 )
 
 PUSH_RETRY_S = 0.2
@@ -57,8 +49,6 @@ PROBE_TIMEOUT_S = 5.0
 TELL_TIMEOUT_S = 10.0
 WEIGH_S = 1.0
 """Time between two looks at the memory of replicas that have a limit."""
-RECYCLE_S = 10.0
-"""Time for what is in flight to a replica that is replaced for its memory."""
 
 _logger = logging.getLogger(__name__)
 
@@ -79,8 +69,8 @@ class Controller:
         self.published = False
         self.serving = asyncio.Event()
         self.untold: list[asyncio.Future[None]] = []
-        self.stopping: dict[str, asyncio.Task[None]] = {}
-        self.recycling: dict[str, asyncio.Task[None]] = {}
+        self.outcomes = Outcomes(self)
+        self.departures = Departures(self)
         self.scaler = Scaler(self, self.gateways.activity, settings.max_total_memory_mb)
         self.ended = False
 
@@ -91,10 +81,8 @@ class Controller:
         await self.gateways.start()
         await self._adopt_replicas()
         self.scaler.begin(Counter(r.revision.deployment for r in self.replicas.values()))
-        self.rollouts = {
-            name: Rollout(number, tried=self._is_tried(name, number), gradual=self._is_gradual(name, number))
-            for name, number in self.world.interrupted().items()
-        }
+        for name, number in self.world.interrupted().items():
+            self.rollouts[name] = self._rollout(self.world.revisions[name][number])
 
     async def run(self) -> None:
         """Plan and act until `stop`."""
@@ -186,14 +174,13 @@ class Controller:
     async def _step(self) -> None:
         for name, rollout in list(self.rollouts.items()):
             if (reason := rollout.verdict()) and not rollout.undone:
-                await self._fail_or_undo(Fail(name, rollout.target, reason))
+                await self.outcomes.fail_or_undo(Fail(name, rollout.target, reason))
         seen = [r.seen() for r in self.replicas.values()]
         for action in planner.plan(self.wanted(), seen, time.monotonic()):
             if self._still_applies(action):
                 await self._act(action)
-        self._retable()
         told, self.untold = self.untold, []
-        self.published = await self.gateways.publish(self.table)
+        await self.publish()
         if not self.published:
             self.untold += told
             return
@@ -201,8 +188,8 @@ class Controller:
             if not future.done():
                 future.set_result(None)
         self.serving.set()
-        self._stop_drained()
-        self._end_recycled()
+        self.departures.stop_drained()
+        self.departures.end_recycled()
 
     def _still_applies(self, action: planner.Action) -> bool:
         """Tell whether what the action is about is still there: a command may have come in between."""
@@ -222,11 +209,14 @@ class Controller:
         elif isinstance(action, Restart):
             self.replicas[action.id].restart()
         elif isinstance(action, Stop):
-            self._retire(self.replicas[action.id])
+            self.departures.retire(self.replicas[action.id])
         elif isinstance(action, Try):
-            self._try(action)
+            self.outcomes.try_out(action)
         else:
-            await (self._promote(action) if isinstance(action, Promote) else self._fail_or_undo(action))
+            if isinstance(action, Promote):
+                await self.outcomes.promote(action)
+            else:
+                await self.outcomes.fail_or_undo(action)
             self.wake.set()  # what the old or the failed revision had running is not wanted any more
 
     def _replica(self, revision: Revision, index: int) -> Replica:
@@ -241,199 +231,16 @@ class Controller:
         rollout = self.rollouts.get(revision.deployment)
         return rollout is not None and rollout.target == revision.number
 
-    def _retire(self, replica: Replica) -> None:
-        """Take a replica out of the routes; it is stopped once every gateway has let go of it."""
-        if replica.state in planner.ENDED or replica.state is ReplicaState.STARTING:
-            self._stop(replica, drain=False)
-        else:
-            replica.state = advance(REPLICA_TRANSITIONS, replica.state, ReplicaState.DRAINING)
-
-    def _stop_drained(self) -> None:
-        for replica in list(self.replicas.values()):
-            if replica.state is ReplicaState.DRAINING and replica.id not in self.stopping:
-                self._stop(replica, drain=True)
-
-    def _end_recycled(self) -> None:
-        for replica in list(self.replicas.values()):
-            if replica.recycled and replica.key not in self.recycling:
-                self.recycling[replica.key] = asyncio.ensure_future(self._recycle(replica, replica.key))
-
-    async def _recycle(self, replica: Replica, key: str) -> None:
-        try:
-            await self.gateways.drain(key, min(RECYCLE_S, replica.revision.config.timeout_s))
-            replica.end(key)
-        finally:
-            self.recycling.pop(key, None)
-
-    def _stop(self, replica: Replica, *, drain: bool) -> None:
-        async def stop() -> None:
-            if drain:
-                await self.gateways.drain(replica.key, replica.revision.config.timeout_s)
-            await replica.stop()
-
-        task = asyncio.ensure_future(stop())
-        if not drain:
-            replica.state = ReplicaState.STOPPED
-        self.stopping[replica.id] = task
-        task.add_done_callback(lambda _: self._gone(replica))
-
-    def _gone(self, replica: Replica) -> None:
-        self.stopping.pop(replica.id, None)
-        if self.replicas.get(replica.id) is replica:
-            del self.replicas[replica.id]
-        replica.gone.set()
-        self.wake.set()
-
-    def _is_tried(self, name: str, number: int) -> bool:
-        """Tell whether a revision must be tried before it serves: by its strategy, beside one that serves."""
-        return bool(self.world.revisions[name][number].config.shares()) and (
-            self.world.deployments[name].serving is not None
-        )
-
-    def _is_gradual(self, name: str, number: int) -> bool:
-        """Tell whether a revision takes the place of the one that serves one replica at a time."""
-        serving = self.world.deployments[name].serving
-        return serving is not None and not self.world.revisions[name][number].config.shares()
-
-    def _try(self, action: Try) -> None:
-        """Begin the trial of a revision whose replicas all run."""
-        name, rollout = action.deployment, self.rollouts[action.deployment]
-        revision = self._with_batching(name, action.revision)
-
-        note = partial(self.events.note, "trial", deployment=name, revision=action.revision)
-        rollout.tryout = Tryout(revision, self.gateways.trials, self.wake.set, rollout.progress, note)
-        rollout.tryout.start()
-
-    async def _promote(self, action: Promote) -> None:
-        name, rollout = action.deployment, self.rollouts.pop(action.deployment)
-        old = self.world.deployments[name]
-        pending = self._with_batching(name, action.revision)
-        revision = pending.model_copy(
-            update={
-                "state": advance(REVISION_TRANSITIONS, pending.state, RevisionState.SERVING),
-                "trial": rollout.tryout.report if rollout.tryout is not None else None,
-                "golden": pending.golden or golden_of(self._answers(pending)),
-                "served_at": utcnow(),
-            }
-        )
-        deployment = old.model_copy(
-            update={
-                "serving": action.revision,
-                "endpoint": rollout.endpoint or old.endpoint,
-                "state": DeploymentState.HEALTHY,
-                "message": "",
-                "updated_at": utcnow(),
-            }
-        )
-        endpoint = self.world.joined_endpoint(deployment)
-        try:
-            self.store.save(
-                deployment=deployment,
-                revision=revision,
-                superseded=old.serving,
-                endpoint=endpoint,
-                note=("promoted", f"revision {action.revision} serves"),
-            )
-        except HomeError as e:
-            self.rollouts[name] = rollout
-            await self._fail(Fail(name, action.revision, e.message))
-            return
-        self.world.remember(deployment, revision)
-        self.scaler.forget(name)
-        if endpoint is not None:
-            self.world.endpoints[endpoint.name] = endpoint
-            self.events.note("endpoint", endpoint_text(endpoint), endpoint=endpoint.name)
-        if old.serving is not None:
-            superseded = self.world.revisions[name][old.serving]
-            self.world.remember(
-                deployment,
-                superseded.model_copy(
-                    update={"state": RevisionState.SUPERSEDED, "ended_at": revision.served_at}
-                ),
-            )
-        for replica in self._replicas_of(revision):
-            replica.revision = revision
-        append_log(self.home, name, f"revision {action.revision} serves")
-        self._retable()
-        self.published = await self.gateways.publish(self.table)
-        rollout.finish(None)
-
-    def _replicas_of(self, revision: Revision) -> list[Replica]:
-        key = (revision.deployment, revision.number)
-        return [r for r in self.replicas.values() if (r.revision.deployment, r.revision.number) == key]
-
-    def _answers(self, revision: Revision) -> list[bytes]:
-        """Return what the replicas of a revision answered to its input example."""
-        return [answer for replica in self._replicas_of(revision) for answer in replica.answers]
-
-    def _with_batching(self, name: str, number: int) -> Revision:
-        """Decide whether the requests of a revision are merged, before it gets the first."""
-        revision = self.world.revisions[name][number]
-        if revision.batching is None:
-            revision = revision.model_copy(update={"batching": self._decide_batching(revision)})
-            self.world.remember(self.world.deployments[name], revision)
-        return revision
-
-    def _decide_batching(self, revision: Revision) -> BatchDecision:
-        found = [replica.disagreement for replica in self._replicas_of(revision)]
-        disagrees = next(filter(None, found), "" if "" in found else None)
-        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees)
-
-    async def _fail_or_undo(self, action: Fail) -> None:
-        """Give a rollout up; where it has taken replicas' places already, the old ones come back first."""
-        rollout = self.rollouts[action.deployment]
-        if rollout.gradual and not rollout.undone:
-            rollout.undone = action.reason
-            rollout.progress(f"going back: {action.reason}")
-            self.wake.set()
-        else:
-            await self._fail(Fail(action.deployment, action.revision, rollout.undone or action.reason))
-
-    async def _fail(self, action: Fail) -> None:
-        """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
-        name, rollout = action.deployment, self.rollouts.pop(action.deployment)
-        deployment = self.world.deployments[name]
-        reason = action.reason if action.reason.endswith(".") else f"{action.reason}."
-        error = DeployFailed(
-            f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
-        )
-        # Whether requests are merged is decided before the first of them.
-        kind = "failed" if self.world.revisions[name][action.revision].batching is None else "rollback"
-        self.events.note(kind, error.message, deployment=name, revision=action.revision)
-        try:
-            if deployment.serving is None and rollout.done is not None:
-                self.forget(name)
-            else:
-                self._record_failure(deployment, action, rollout)
-        except HomeError as e:
-            _logger.error("a failed rollout could not be recorded: %s", e)
-            if deployment.serving is None:
-                self.world.forget(name)
-        finally:
-            rollout.finish(error)
-
-    def _record_failure(self, deployment: Deployment, action: Fail, rollout: Rollout) -> None:
-        name = deployment.name
-        failed = self.world.revisions[name][action.revision].model_copy(
-            update={
-                "state": RevisionState.FAILED,
-                "message": action.reason,
-                "trial": rollout.tryout.report if rollout.tryout is not None else None,
-                "ended_at": utcnow(),
-            }
-        )
-        if deployment.serving is None:
-            state, message = DeploymentState.DEPLOY_FAILED, action.reason
-        else:
-            state = DeploymentState.HEALTHY
-            message = (
-                f"revision {action.revision} failed, revision {deployment.serving} goes on: {action.reason}"
-            )
-        deployment = deployment.model_copy(
-            update={"state": state, "message": message, "updated_at": utcnow()}
-        )
-        self.world.remember(deployment, failed)
-        self.store.save(deployment=deployment, revision=failed)
+    def _rollout(
+        self,
+        revision: Revision,
+        progress: Progress = lambda _: None,
+        done: asyncio.Future[None] | None = None,
+    ) -> Rollout:
+        """Return the rollout of a revision, which is tried first or takes the other's place bit by bit."""
+        beside = self.world.deployments[revision.deployment].serving is not None
+        tried = beside and not revision.at_once and bool(revision.config.shares())
+        return Rollout(revision.number, progress, done, tried=tried, gradual=beside and not tried)
 
     # -- what the scaler needs
 
@@ -470,14 +277,8 @@ class Controller:
         deployment: Deployment,
         revision: Revision,
         progress: Progress,
-        endpoint: str | None = None,
-        *,
-        at_once: bool = False,
     ) -> None:
-        """Record a new revision and wait until it serves; then the deployment joins `endpoint`, if one is named.
-
-        Args:
-            at_once: without the trial that its strategy asks for.
+        """Record a new revision and wait until it serves.
 
         Raises:
             DeployFailed: it does not come into service; whatever served before still does.
@@ -490,10 +291,8 @@ class Controller:
             actor=revision.actor,
         )
         self.world.remember(deployment, revision)
-        tried = not at_once and self._is_tried(deployment.name, revision.number)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        gradual = not tried and deployment.serving is not None
-        rollout = Rollout(revision.number, progress, done, endpoint, tried, gradual=gradual)
+        rollout = self._rollout(revision, progress, done)
         self.rollouts[deployment.name] = rollout
         count = revision.config.replicas
         progress(f"starting {count} replica{'s' if count > 1 else ''} of revision {revision.number}")
@@ -526,6 +325,11 @@ class Controller:
 
     # -- routes
 
+    async def publish(self) -> None:
+        """Tell the gateways of what is to be routed now."""
+        self._retable()
+        self.published = await self.gateways.publish(self.table)
+
     def _retable(self) -> None:
         running: dict[tuple[str, int], list[ReplicaRoute]] = {}
         for replica in self.replicas.values():
@@ -534,7 +338,7 @@ class Controller:
                 running.setdefault(key, []).append(replica.route())
         for name, rollout in self.rollouts.items():
             if rollout.gradual and running.get((name, rollout.target)):
-                self._with_batching(name, rollout.target)
+                self.outcomes.with_batching(name, rollout.target)
         deployments = self.world.deployment_routes(running, self.rollouts, self.scaler.is_asleep)
         endpoints = self.world.endpoint_routes(deployments)
         if (deployments, endpoints) != (

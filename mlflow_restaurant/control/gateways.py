@@ -22,6 +22,7 @@ from mlflow_restaurant.control.planner import after_death
 from mlflow_restaurant.entities import RouteTable
 from mlflow_restaurant.errors import HomeError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.launcher import Child, SpawnLauncher
 from mlflow_restaurant.process.records import (
     ProcessRecord,
@@ -241,6 +242,7 @@ class GatewayFleet:
     async def publish(self, table: RouteTable) -> bool:
         """Give every gateway the table; True when all of them say that they have it."""
         self.table = table
+        fault_point("routes: before they are told")
         pushes = [self._push(g) for g in list(self.gateways.values()) if g.acknowledged != table.version]
         return all(await asyncio.gather(*pushes)) and bool(self.gateways)
 
@@ -250,13 +252,16 @@ class GatewayFleet:
         except UNREACHABLE:
             return False
         gateway.acknowledged = answer["version"]
+        fault_point("routes: a gateway knows them")
         return bool(gateway.acknowledged == self.table.version)
 
     async def drain(self, key: str, timeout_s: float) -> None:
         """Wait until no gateway has a request in flight to the replica, `timeout_s` seconds at most."""
         payload = {"key": key, "timeout_s": timeout_s}
         calls = [g.call("POST", "/drain", payload, timeout_s + 1) for g in list(self.gateways.values())]
+        fault_point("drain: begun")
         await asyncio.gather(*calls, return_exceptions=True)
+        fault_point("drain: done")
 
     async def stats(self) -> dict[str, list[tuple[float, float, int]]]:
         """Return the requests of the last minute, by deployment: age (s), latency (s), status."""

@@ -15,6 +15,7 @@ from mlflow_restaurant import errors
 from mlflow_restaurant.entities import ModelArtifact, Revision
 from mlflow_restaurant.errors import DeployFailed, RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.launcher import (
     Child,
     ForkLauncher,
@@ -113,7 +114,9 @@ class Jobs:
         try:
             with contextlib.suppress(ProcessLookupError):  # it may be done already
                 write_record(self.home.run, "job", key, child.pid)
-            return await _last_message(child, progress)
+            message = await _last_message(child, progress)
+            fault_point(f"{job}: done")
+            return message
         finally:
             await child.end()
             remove_record(self.home.run, key)

@@ -28,6 +28,7 @@ from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError, one_line
 from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.launcher import Child, Launcher, sets_threads
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
 from mlflow_restaurant.process.watch import end_process, wait_for_exit
@@ -166,6 +167,7 @@ class Replica:
             child = await self._launch()
             await self._ready(child)
             self.error = ""
+            fault_point("replica: it runs")
             self._become(ReplicaState.RUNNING)
             if self.restarts:
                 self._note("replica", f"replica {self.id} runs again (restart {self.restarts})")
@@ -226,6 +228,7 @@ class Replica:
             message = await asyncio.wait_for(child.next_message(), limit)
         except asyncio.TimeoutError:
             raise RestaurantError(f"the replica was not ready within startup_timeout_s={limit:g} s") from None
+        fault_point("replica: it has loaded its model")
         if message is None:
             raise RestaurantError(_exit_reason(await child.wait()))
         if "failed" in message:

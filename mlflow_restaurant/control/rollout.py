@@ -32,7 +32,6 @@ class Rollout:
         target: number of the revision.
         progress: told how it goes.
         done: resolved at the end, where somebody waits for it.
-        endpoint: that the deployment joins when the revision serves.
         tried: whether the revision is tried before it serves.
         tryout: its trial, once that has begun.
         gradual: whether it takes the place of the revision that serves one replica at a time.
@@ -44,7 +43,6 @@ class Rollout:
     target: int
     progress: Progress = lambda _: None
     done: asyncio.Future[None] | None = None
-    endpoint: str | None = None
     tried: bool = False
     tryout: Tryout | None = None
     gradual: bool = False
@@ -74,6 +72,10 @@ class Rollout:
     def verdict(self) -> str:
         """Return why it must not go on; empty while nothing speaks against it."""
         return self.stopped or (self.tryout.verdict if self.tryout is not None else "")
+
+    def forsake(self, reason: str) -> None:
+        """Give it up at once: nothing has to be brought back, as the deployment goes too."""
+        self.stopped, self.gradual, self.undone = reason, False, ""
 
     def finish(self, error: RestaurantError | None) -> None:
         """End it; whoever waits for it is told."""

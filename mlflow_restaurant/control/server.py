@@ -22,7 +22,7 @@ from mlflow_restaurant.control.jobs import clean_cache
 from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process import lease
+from mlflow_restaurant.process import faults, lease
 from mlflow_restaurant.process.forkserver import Report, quiet_environment, reporter
 from mlflow_restaurant.process.http import HttpServer, bind_unix
 from mlflow_restaurant.process.launcher import FORKSERVER_ID
@@ -115,6 +115,7 @@ def run(home: Home, ready: Report, tie: int | None = None) -> int:
         ready: told ``{"ready": true}`` once the server answers, or ``{"error": {...}}``.
     """
     os.environ.update(quiet_environment())
+    faults.arm()
     for name in OF_A_RUN:
         os.environ.pop(name, None)
     try:

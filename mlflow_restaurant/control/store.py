@@ -21,6 +21,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from mlflow_restaurant.control.tables import deployments, endpoints, events, revisions
 from mlflow_restaurant.entities import Deployment, Endpoint, Event, Revision, isoformat, utcnow
 from mlflow_restaurant.errors import HomeError, one_line
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.states import RevisionState
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -89,7 +90,7 @@ class Store:
             superseded: number of the deployment's revision that serves no longer.
             note: kind and text of the event to record with the change; `actor` is who made it.
         """
-        with self._transaction() as connection:
+        with self._change("save") as connection:
             for joined in joining:
                 _replace(connection, deployments, joined.model_dump(mode="json"), joined)
             if endpoint is not None:
@@ -112,13 +113,13 @@ class Store:
 
     def delete_deployment(self, name: str) -> None:
         """Remove a deployment and its revisions; its events stay."""
-        with self._transaction() as connection:
+        with self._change("delete deployment") as connection:
             connection.execute(revisions.delete().where(revisions.c.deployment == name))
             connection.execute(deployments.delete().where(deployments.c.name == name))
 
     def delete_endpoint(self, name: str) -> None:
         """Remove an endpoint; its deployments stay, without one."""
-        with self._transaction() as connection:
+        with self._change("delete endpoint") as connection:
             connection.execute(
                 deployments.update().where(deployments.c.endpoint == name).values(endpoint=None)
             )
@@ -126,7 +127,7 @@ class Store:
 
     def record(self, happened: Sequence[Event]) -> None:
         """Write events that change nothing else."""
-        with self._transaction() as connection:
+        with self._change("record events") as connection:
             connection.execute(events.insert(), [_event_values(event) for event in happened])
 
     def events(
@@ -161,7 +162,7 @@ class Store:
         )
         ranked = sa.select(events.c.id, newest_first.label("rank")).subquery()
         surplus = sa.select(ranked.c.id).where(ranked.c.rank > keep)
-        with self._transaction() as connection:
+        with self._change("prune events") as connection:
             connection.execute(
                 events.delete().where(sa.or_(events.c.id.in_(surplus), events.c.at < isoformat(oldest)))
             )
@@ -170,6 +171,15 @@ class Store:
     def _transaction(self) -> Iterator[sa.Connection]:
         with self._explained(), self.engine.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def _change(self, name: str) -> Iterator[sa.Connection]:
+        """A transaction that writes."""
+        fault_point(f"{name}: before the transaction")
+        with self._transaction() as connection:
+            yield connection
+            fault_point(f"{name}: before the commit")
+        fault_point(f"{name}: after the commit")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

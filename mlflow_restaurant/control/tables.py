@@ -37,6 +37,8 @@ revisions = sa.Table(
     sa.Column("ended_at", sa.DateTime),
     sa.Column("trial", sa.JSON(none_as_null=True)),
     sa.Column("golden", sa.Text),
+    sa.Column("at_once", sa.Boolean, nullable=False, default=False),
+    sa.Column("joins", sa.Text),
 )
 
 endpoints = sa.Table(

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.forkserver import JOBS, SINGLE_THREAD, quiet_environment
 from mlflow_restaurant.process.records import identify, record_path, write_record
 from mlflow_restaurant.process.watch import KILL_AFTER_S, wait_for_exit
@@ -51,6 +52,7 @@ class Child:
     def signal(self, signum: int) -> None:
         """Send a signal to the process and to what it started."""
         if not self.exited.done():
+            fault_point("end of a process: before the signal")
             try:
                 os.killpg(self.pid, signum)
             except ProcessLookupError:  # it does not lead a group yet
@@ -112,6 +114,7 @@ class ForkLauncher:
     async def _launch(self, request: Mapping[str, Any], log: Path) -> Child:
         log_fd = open_log(log)
         status_r, status_w = os.pipe()
+        fault_point("fork: before it is asked for")
         try:
             reader, writer = await self._send(request, [log_fd, status_w])
         except BaseException:
@@ -120,6 +123,7 @@ class ForkLauncher:
         finally:
             os.close(log_fd)
             os.close(status_w)
+        fault_point("fork: asked for")
         status = await _pipe_reader(status_r)
         try:
             answer = await reader.readline()
@@ -130,6 +134,7 @@ class ForkLauncher:
             writer.close()
             raise ForkServerGone("The fork server ended before it started a process; try again.")
         pid = json.loads(answer)["pid"]
+        fault_point("fork: done")
         exited = asyncio.ensure_future(self._exit_code(pid, reader, writer))
         return Child(pid, status, exited)
 
@@ -197,6 +202,7 @@ class ForkLauncher:
                 env={**quiet_environment(), **SINGLE_THREAD},
                 pass_fds=[listener.fileno()],
             )
+        fault_point("fork server: started")
         write_record(self.home.run, "forkserver", FORKSERVER_ID, process.pid)
 
 
@@ -244,6 +250,7 @@ async def start_process(
 ) -> asyncio.subprocess.Process:
     """Start a process in a session of its own, its output going to the file `log`."""
     log_fd = open_log(log)
+    fault_point("spawn: before")
     try:
         return await asyncio.create_subprocess_exec(
             *argv,

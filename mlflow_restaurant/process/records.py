@@ -15,6 +15,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from mlflow_restaurant._version import __version__
+from mlflow_restaurant.process.faults import fault_point
 
 SUFFIX = ".proc"
 _CREATE_TIME_TOLERANCE_S = 2.0
@@ -74,7 +75,9 @@ def write_record(run: Path, kind: str, record_id: str, pid: int, **details: Any)
     path = record_path(run, record_id)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(record.model_dump_json(), encoding="utf-8")
+    fault_point(f"{kind} record: before it is there")
     temporary.replace(path)
+    fault_point(f"{kind} record: after it is there")
     return record
 
 
@@ -106,4 +109,6 @@ def _read(path: Path) -> ProcessRecord | None:
 
 def remove_record(run: Path, record_id: str) -> None:
     """Remove a record, if it is there."""
+    fault_point("record: before it is removed")
     record_path(run, record_id).unlink(missing_ok=True)
+    fault_point("record: after it is removed")

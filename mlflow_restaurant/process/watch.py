@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.records import ProcessRecord
 
 POLL_INTERVAL_S = 0.25
@@ -57,6 +58,7 @@ def _pidfd(pid: int) -> int | None:
 
 def signal_group(record: ProcessRecord, signum: int) -> None:
     """Send a signal to a process that leads a session, and to what it started."""
+    fault_point("end of a process: before the signal")
     if record.alive():
         try:
             os.killpg(record.pid, signum)

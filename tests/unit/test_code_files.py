@@ -22,8 +22,7 @@ from mlflow_restaurant.bundle import code_files
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from mlflow_restaurant.inspection.report import inspect_bundle
 from mlflow_restaurant.inspection.text import inspection_text
-
-from ..support import run_python
+from tests.support import run_python
 
 # What MLflow warns of is out of our hands.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -26,8 +26,7 @@ from mlflow_restaurant.bundle import loader
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from mlflow_restaurant.saving import directory as saving
 from mlflow_restaurant.saving import rehearsal, requirements
-
-from ..support import run_python
+from tests.support import run_python
 
 pytestmark = [
     # MLflow compares the columns of an input example with a range.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support import run_python
+from tests.support import run_python
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundles.md"
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -14,8 +14,7 @@ from mlflow.deployments import BaseDeploymentClient
 
 import mlflow_restaurant
 from mlflow_restaurant import deployments
-
-from ..support import run_python
+from tests.support import run_python
 
 NAME = "mlflow_restaurant"
 ROOT = Path(mlflow_restaurant.__file__).parent

@@ -26,8 +26,7 @@ from mlflow_restaurant.cli import main
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest
 from mlflow_restaurant.inspection.report import inspect_bundle
 from mlflow_restaurant.inspection.text import inspection_text, size_text
-
-from ..support import run_python
+from tests.support import run_python
 
 PINNED = ["pandas==3.0", "# a note", "", "scikit-learn==1.9"]
 FRAME = pd.DataFrame({"a": [0.0, 1.0, 2.0, np.nan], "b": ["x", "y", "x", "x"]})

@@ -21,8 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from mlflow_restaurant import Bundle, BundleError, flavor, load_model
 from mlflow_restaurant.bundle import nested
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
-
-from ..support import run_python
+from tests.support import run_python
 
 # The libraries warn of each other's newest releases.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -27,8 +27,7 @@ from mlflow_restaurant.saving.profiling import (
     read_profile,
     write_profile,
 )
-
-from ..support import run_python
+from tests.support import run_python
 
 PINNED = ["pandas"]
 ROWS = 50

@@ -29,8 +29,7 @@ from mlflow_restaurant.emails import join_text
 from mlflow_restaurant.saving.directory import write_loader_package
 from mlflow_restaurant.saving.local_code import modules_by_value
 from mlflow_restaurant.saving.serializers import Target, write_step
-
-from ..support import run_python
+from tests.support import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,187 @@
+"""What becomes of rollouts: a trial begins, the revision serves, or it is given up; recorded first, then told."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_restaurant.control.batching import decide
+from mlflow_restaurant.control.events import append_log, endpoint_text
+from mlflow_restaurant.control.golden import golden_of
+from mlflow_restaurant.control.planner import Fail, Promote, Try
+from mlflow_restaurant.control.replicas import Replica
+from mlflow_restaurant.control.rollout import Rollout
+from mlflow_restaurant.control.tryout import Tryout
+from mlflow_restaurant.entities import BatchDecision, Deployment, Endpoint, Revision, utcnow
+from mlflow_restaurant.errors import DeployFailed, HomeError
+from mlflow_restaurant.process.faults import fault_point
+from mlflow_restaurant.states import REVISION_TRANSITIONS, DeploymentState, RevisionState, advance
+
+if TYPE_CHECKING:
+    from mlflow_restaurant.control.controller import Controller
+
+_logger = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Brings the rollouts of one controller forward and to their ends."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self._world = controller.world
+
+    def try_out(self, action: Try) -> None:
+        """Begin the trial of a revision whose replicas all run."""
+        controller, name = self.controller, action.deployment
+        rollout, revision = controller.rollouts[name], self.with_batching(name, action.revision)
+        note = partial(controller.events.note, "trial", deployment=name, revision=action.revision)
+        rollout.tryout = Tryout(
+            revision, controller.gateways.trials, controller.wake.set, rollout.progress, note
+        )
+        rollout.tryout.start()
+        fault_point("trial: begun")
+
+    async def promote(self, action: Promote) -> None:
+        """Let a revision serve: write it down, then tell every gateway, then whoever waits for it."""
+        controller, name = self.controller, action.deployment
+        rollout, old = controller.rollouts.pop(name), self._world.deployments[name]
+        revision = self._serving(self.with_batching(name, action.revision), rollout)
+        deployment = old.model_copy(
+            update={
+                "serving": action.revision,
+                "endpoint": revision.joins or old.endpoint,
+                "state": DeploymentState.HEALTHY,
+                "message": "",
+                "updated_at": utcnow(),
+            }
+        )
+        endpoint = self._world.joined_endpoint(deployment)
+        try:
+            controller.store.save(
+                deployment=deployment,
+                revision=revision,
+                superseded=old.serving,
+                endpoint=endpoint,
+                note=("promoted", f"revision {action.revision} serves"),
+            )
+        except HomeError as e:
+            controller.rollouts[name] = rollout
+            await self._fail(Fail(name, action.revision, e.message))
+            return
+        self._take_over(deployment, revision, old.serving, endpoint)
+        fault_point("promotion: before the gateways know")
+        await controller.publish()
+        rollout.finish(None)
+
+    def _serving(self, pending: Revision, rollout: Rollout) -> Revision:
+        """Return the record of a revision that serves from now on."""
+        return pending.model_copy(
+            update={
+                "state": advance(REVISION_TRANSITIONS, pending.state, RevisionState.SERVING),
+                "trial": _report(rollout),
+                "golden": pending.golden or golden_of(self._answers(pending)),
+                "served_at": utcnow(),
+            }
+        )
+
+    def _take_over(
+        self, deployment: Deployment, revision: Revision, superseded: int | None, endpoint: Endpoint | None
+    ) -> None:
+        """Know what was written: a revision serves, and the one before does not."""
+        controller, name = self.controller, deployment.name
+        self._world.remember(deployment, revision)
+        controller.scaler.forget(name)
+        if endpoint is not None:
+            self._world.endpoints[endpoint.name] = endpoint
+            controller.events.note("endpoint", endpoint_text(endpoint), endpoint=endpoint.name)
+        if superseded is not None:
+            ended = {"state": RevisionState.SUPERSEDED, "ended_at": revision.served_at}
+            self._world.remember(deployment, self._world.revisions[name][superseded].model_copy(update=ended))
+        for replica in self._replicas_of(revision):
+            replica.revision = revision
+        append_log(controller.home, name, f"revision {revision.number} serves")
+
+    def _replicas_of(self, revision: Revision) -> list[Replica]:
+        key = (revision.deployment, revision.number)
+        return [
+            r for r in self.controller.replicas.values() if (r.revision.deployment, r.revision.number) == key
+        ]
+
+    def _answers(self, revision: Revision) -> list[bytes]:
+        """Return what the replicas of a revision answered to its input example."""
+        return [answer for replica in self._replicas_of(revision) for answer in replica.answers]
+
+    def with_batching(self, name: str, number: int) -> Revision:
+        """Decide whether the requests of a revision are merged, before it gets the first."""
+        revision = self._world.revisions[name][number]
+        if revision.batching is None:
+            revision = revision.model_copy(update={"batching": self._decide_batching(revision)})
+            self._world.remember(self._world.deployments[name], revision)
+        return revision
+
+    def _decide_batching(self, revision: Revision) -> BatchDecision:
+        found = [replica.disagreement for replica in self._replicas_of(revision)]
+        disagrees = next(filter(None, found), "" if "" in found else None)
+        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees)
+
+    async def fail_or_undo(self, action: Fail) -> None:
+        """Give a rollout up; where it has taken replicas' places already, the old ones come back first."""
+        rollout = self.controller.rollouts[action.deployment]
+        if rollout.gradual and not rollout.undone:
+            rollout.undone = action.reason
+            fault_point("rollout: going back")
+            rollout.progress(f"going back: {action.reason}")
+            self.controller.wake.set()
+        else:
+            await self._fail(Fail(action.deployment, action.revision, rollout.undone or action.reason))
+
+    async def _fail(self, action: Fail) -> None:
+        """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
+        name, rollout = action.deployment, self.controller.rollouts.pop(action.deployment)
+        deployment = self._world.deployments[name]
+        reason = action.reason if action.reason.endswith(".") else f"{action.reason}."
+        error = DeployFailed(
+            f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
+        )
+        # Whether requests are merged is decided before the first of them.
+        kind = "failed" if self._world.revisions[name][action.revision].batching is None else "rollback"
+        self.controller.events.note(kind, error.message, deployment=name, revision=action.revision)
+        try:
+            if deployment.serving is None and rollout.done is not None:
+                self.controller.forget(name)
+            else:
+                self._record_failure(deployment, action, rollout)
+        except HomeError as e:
+            _logger.error("a failed rollout could not be recorded: %s", e)
+            if deployment.serving is None:
+                self._world.forget(name)
+        finally:
+            rollout.finish(error)
+
+    def _record_failure(self, deployment: Deployment, action: Fail, rollout: Rollout) -> None:
+        name = deployment.name
+        failed = self._world.revisions[name][action.revision].model_copy(
+            update={
+                "state": RevisionState.FAILED,
+                "message": action.reason,
+                "trial": _report(rollout),
+                "ended_at": utcnow(),
+            }
+        )
+        if deployment.serving is None:
+            state, message = DeploymentState.DEPLOY_FAILED, action.reason
+        else:
+            state = DeploymentState.HEALTHY
+            message = (
+                f"revision {action.revision} failed, revision {deployment.serving} goes on: {action.reason}"
+            )
+        deployment = deployment.model_copy(
+            update={"state": state, "message": message, "updated_at": utcnow()}
+        )
+        self._world.remember(deployment, failed)
+        self.controller.store.save(deployment=deployment, revision=failed)
+
+
+def _report(rollout: Rollout) -> dict[str, Any] | None:
+    return rollout.tryout.report if rollout.tryout is not None else None
