@@ -32,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="short",
         help="how much tests/e2e/test_hostile.py sends: a few thousand requests, or 100,000",
     )
+    parser.addoption(
+        "--state-kills",
+        choices=("short", "full"),
+        default="short",
+        help="how often tests/e2e/test_state_kills.py kills the controller: a dozen times, or everywhere",
+    )
 
 
 def pytest_configure() -> None:

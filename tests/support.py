@@ -151,6 +151,7 @@ class Load:
     url: str
     callers: int = 4
     action: str = "pid"
+    pause_s: float = 0.0
     statuses: Counter[Any] = field(default_factory=Counter)
     seen: Counter[Any] = field(default_factory=Counter)
 
@@ -175,6 +176,7 @@ class Load:
                 self.seen[answer.headers.get("x-mlflow-revision")] += 1
             except (OSError, http.client.HTTPException) as e:
                 self.statuses[repr(e)] += 1
+            time.sleep(self.pause_s)
 
     def failures(self) -> dict[Any, int]:
         return {status: count for status, count in self.statuses.items() if status != 200}
