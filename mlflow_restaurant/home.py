@@ -71,10 +71,6 @@ class Home:
         """Log of one deployment: its events and whatever its replicas print."""
         return self.logs / "deployments" / f"{name}.log"
 
-    def deployment_logs(self) -> list[Path]:
-        """Return the logs of all deployments, also of those that are deleted."""
-        return list((self.logs / "deployments").glob("*.log"))
-
     def ensure(self) -> None:
         """Make the directories that are missing.
 

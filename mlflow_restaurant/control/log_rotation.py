@@ -39,10 +39,22 @@ async def keep_bounded(home: Home, settings: ServerSettings) -> None:
 
 def rotate_all(home: Home, limit: int, keep: int) -> None:
     """Rotate every log of a home that is larger than `limit` bytes; `keep` rotated files stay of each."""
-    for log in (home.server_log, *home.deployment_logs()):
-        with contextlib.suppress(OSError):  # it has just been removed, or the disk is in trouble: next time
-            if log.stat().st_size > limit:
+    for directory in (home.logs, home.logs / "deployments"):
+        for log in _larger_than(limit, directory):
+            with contextlib.suppress(
+                OSError
+            ):  # it has just been removed, or the disk is in trouble: next time
                 rotate(log, limit, keep)
+
+
+def _larger_than(limit: int, directory: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        return [
+            Path(entry.path)
+            for entry in entries
+            if entry.name.endswith(".log") and entry.stat().st_size > limit
+        ]
+    return []
 
 
 def rotate(log: Path, limit: int, keep: int) -> None:
