@@ -95,7 +95,8 @@ class Commands:
             number = max(self.controller.world.revisions[name]) + 1
             stores = {**stores, "actor": request.get("actor")}
             revision = self._revision(name, number, artifact, config, stores, change)
-            await self.controller.roll_out(deployment, revision, progress, endpoint)
+            with self.controller.reports.with_environ(name, request.get("environ") or {}):
+                await self.controller.roll_out(deployment, revision, progress, endpoint)
         return self.views.get(name)
 
     async def rollback(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
