@@ -92,7 +92,9 @@ def _fill(client: Any, run_id: str, args: Mapping[str, Any], model_id: str | Non
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
     client.log_dict(run_id, trial, REPORT_FILE)
     if worst := worst_rows(trial):
-        client.log_table(run_id, worst, WORST_FILE)
+        # As `log_table`, which warns with some releases of pandas.
+        client.log_dict(run_id, worst, WORST_FILE)
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": WORST_FILE, "type": "table"}]))
 
 
 def _version(client: Any, uri: str, version: str | None) -> Any:
@@ -143,7 +145,7 @@ def metrics_of(trial: Mapping[str, Any]) -> dict[str, float]:
     counts = ("rows", "agreed", "failed_new", "failed_old", "skipped", "unlike")
     found.update({name: agreement.get(name) for name in counts})
     if agreement.get("rows"):
-        found["agreement"] = agreement["agreed"] / agreement["rows"]
+        found["row_agreement"] = agreement["agreed"] / agreement["rows"]
     for name, column in agreement["columns"].items():
         shown = _metric_name(name, found)
         found[f"agreement/{shown}"] = column["agreed"] / column["compared"]
@@ -155,7 +157,7 @@ def metrics_of(trial: Mapping[str, Any]) -> dict[str, float]:
 
 def _metric_name(column: str, taken: Mapping[str, Any]) -> str:
     """Return the name of a column as metrics may have it, different from those that are taken."""
-    name = re.sub(r"[^\w.\- /]", "_", column)[: MAX_NAME - 30].strip("/. ") or "_"
+    name = re.sub(r"[^\w.\- ]", "_", column)[: MAX_NAME - 30].strip(". ") or "_"
     number = 1
     while f"agreement/{name}" in taken:
         number += 1
@@ -164,15 +166,13 @@ def _metric_name(column: str, taken: Mapping[str, Any]) -> str:
 
 
 def worst_rows(trial: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the rows that differ most as a table, by column; empty where there are none."""
+    """Return the rows that differ most, in the form of MLflow's tables; empty where there are none."""
     rows = (trial.get("agreement") or {}).get("worst", [])
     if not rows:
         return {}
-    return {
-        "difference": [row["difference"] for row in rows],
-        **{name: [_text(row.get(name)) for row in rows] for name in ("old", "new", "input")},
-    }
+    columns = ["difference", "old", "new", "input"]
+    return {"columns": columns, "data": [[_cell(row.get(name)) for name in columns] for row in rows]}
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _cell(value: Any) -> str | float | None:
+    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)

@@ -149,7 +149,7 @@ def test_a_shadow_that_came_into_service(
     assert run.data.params["shadow_percent"] == "100.0"
     trial = ControlClient(client.home).history("a")[0]["trial"]
     assert run.data.metrics["rows"] == trial["agreement"]["rows"] > 0
-    assert run.data.metrics["agreement"] == run.data.metrics["agreement/prediction"] == 0
+    assert run.data.metrics["row_agreement"] == run.data.metrics["agreement/prediction"] == 0
     assert run.data.metrics["new.requests"] == trial["new"]["requests"]
     artifact = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/trial.json")
     assert artifact == {key: value for key, value in trial.items() if key != "run"}
