@@ -63,6 +63,7 @@ ENDPOINT_TABLE = [
 Number = BeforeValidator(_refuse_bool)
 EnvManager = Literal["auto", "local", "uv", "virtualenv", "conda"]
 Batching = Literal["auto", "on", "off"]
+TrialReport = Literal["auto", "off"]
 Strategy = Literal["rolling", "canary", "shadow"]
 
 
@@ -212,6 +213,11 @@ class DeploymentConfig(BaseModel):
         le=1,
         allow_inf_nan=False,
         description="a shadow goes back when a smaller share of its rows agrees (0.99: 99 %); 0 only reports",
+    )
+    trial_report: TrialReport = Field(
+        "auto",
+        description="`auto`, `off`: whether the report of a canary or shadow is logged as an MLflow run, where the model"
+        " came from MLflow",
     )
     sticky: Annotated[str, BeforeValidator(_parse_stickiness)] = Field(
         OFF,

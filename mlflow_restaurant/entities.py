@@ -60,12 +60,13 @@ class ModelSignature(Record):
 
 
 class ModelArtifact(Record):
-    """A model in the local cache, and what its MLmodel file says."""
+    """A model in the local cache, and what its MLmodel file says; `model_id` is that of MLflow's logged model."""
 
     digest: str
     model_uri: str
     model_version: str | None = None
     model_uuid: str | None = None
+    model_id: str | None = None
     flavor: str = "python_function"
     env_manager: str = "local"
     env_reason: str = ""

@@ -60,6 +60,13 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
+def without_password(uri: str) -> str:
+    """Return a URI without the user and password that it may hold."""
+    head, mark, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{head}{mark}{place.rpartition('@')[2]}{slash}{path}" if mark else uri
+
+
 def absolute_store_uri(uri: str) -> str:
     """Return the URI of a tracking or registry store, absolute as `absolute_uri` makes it."""
     return uri if uri in NAMED_STORES else absolute_uri(uri)

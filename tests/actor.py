@@ -59,9 +59,16 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if verb == "grow":
             self.kept = [*getattr(self, "kept", []), os.urandom(int(argument) * 1_000_000)]
             return str(os.getpid())
-        if verb == "print":
-            print(argument, flush=True)
+        if verb in ("print", "flood"):
+            print(argument, flush=True) if verb == "print" else flood(int(argument))
         return action
+
+
+def flood(megabytes: int) -> None:
+    """Print so many megabytes, in numbered lines."""
+    block = b"".join(b"%099d\n" % number for number in range(10_000))
+    for _ in range(megabytes):
+        os.write(1, block)
 
 
 mlflow.models.set_model(Actor())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
@@ -12,6 +10,7 @@ from mlflow_restaurant.cli.base import main, pass_client
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.entities import check_name
 from mlflow_restaurant.errors import DoesNotExist
+from mlflow_restaurant.logs import LogReader
 
 FOLLOW_INTERVAL_S = 0.2
 
@@ -28,17 +27,8 @@ def logs(client: ControlClient, name: str, follow: bool, lines: int) -> None:
     path = client.home.deployment_log(check_name(name))
     if not path.is_file():
         raise DoesNotExist(f"There is no log of a deployment '{name}' in {client.home.logs}.")
-    for text in _log_lines(path, lines, follow):
-        click.echo(text, nl=False)
-
-
-def _log_lines(path: Path, last: int, follow: bool) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        kept = file.readlines()
-        yield from kept[len(kept) - min(last, len(kept)) :]
-        while follow:
-            text = file.read()
-            if text:
-                yield text
-            else:
-                time.sleep(FOLLOW_INTERVAL_S)
+    reader = LogReader(path)
+    click.echo(reader.last(lines), nl=False)
+    while follow:
+        time.sleep(FOLLOW_INTERVAL_S)
+        click.echo(reader.more(), nl=False)

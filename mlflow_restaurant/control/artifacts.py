@@ -1,6 +1,6 @@
 """From a model URI to a resolved version and a local copy of the model.
 
-A job of the fork server: MLflow's stores are used here and in no other part of the server.
+A job of the fork server: the models in MLflow's stores are read here and in no other part of the server.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def _fetch(args: dict[str, Any], temporary: Path, report: Callable[[dict[str, An
 def _resolve(uri: str, tracking_uri: str | None, registry_uri: str | None) -> tuple[str | None, str]:
     """Return the registry version of `uri`, if it names one, and a URI that always means this model."""
     if not uri.startswith("models:/"):
-        _set_stores(tracking_uri, registry_uri)
+        set_stores(tracking_uri, registry_uri)
         return None, uri
-    _set_stores(tracking_uri, registry_uri)
+    set_stores(tracking_uri, registry_uri)
     from mlflow.store.artifact.utils.models import _parse_model_uri, get_model_name_and_version
     from mlflow.tracking import MlflowClient
 
@@ -109,7 +109,8 @@ def _resolve(uri: str, tracking_uri: str | None, registry_uri: str | None) -> tu
     return str(version), f"models:/{name}/{version}"
 
 
-def _set_stores(tracking_uri: str | None, registry_uri: str | None) -> None:
+def set_stores(tracking_uri: str | None, registry_uri: str | None) -> None:
+    """Let this process use these stores; None leaves what there is."""
     import mlflow
 
     if tracking_uri:
@@ -179,6 +180,7 @@ def describe(model: Path, uri: str, flavor: str | None) -> dict[str, Any]:
     return {
         "flavor": flavor or PYFUNC,
         "model_uuid": metadata.model_uuid,
+        "model_id": getattr(metadata, "model_id", None),
         "has_example": (model / EXAMPLE_FILE).is_file(),
         "batch_facts": facts_of(flavors, inputs.to_dict() if inputs else None).model_dump(),
         "signature": signature.model_dump() if signature is not None else None,

@@ -103,7 +103,8 @@ class Commands:
             stores = {**stores, "actor": request.get("actor")}
             revision = self._revision(name, number, artifact, config, stores, change)
             revision = revision.model_copy(update={"joins": endpoint})
-            await self.controller.roll_out(deployment, revision, progress)
+            with self.controller.reports.with_environ(name, request.get("environ") or {}):
+                await self.controller.roll_out(deployment, revision, progress)
         return self.views.get(name)
 
     async def rollback(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mlflow_restaurant.control.outcomes import Outcomes
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replicas import KIND as REPLICA
 from mlflow_restaurant.control.replicas import Replica, call_replica
+from mlflow_restaurant.control.reports import TrialReports
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.scaler import Scaler
 from mlflow_restaurant.control.scaling import Scale
@@ -64,6 +65,7 @@ class Controller:
         self.rollouts: dict[str, Rollout] = {}
         self.wake = asyncio.Event()
         self.events = EventLog(home, store, settings)
+        self.reports = TrialReports(self.jobs, store, self.world, self.events)
         self.gateways = GatewayFleet(home, settings, self.wake.set, partial(self.events.note, "gateway"))
         self.table = RouteTable(version=0)
         self.published = False
@@ -129,6 +131,7 @@ class Controller:
         for rollout in self.rollouts.values():
             rollout.finish(Cancelled("The server is going down."))
         await self.gateways.stop()
+        await self.reports.stop()
         await asyncio.gather(*(replica.stop() for replica in self.replicas.values()), return_exceptions=True)
 
     def _pause(self) -> float | None:

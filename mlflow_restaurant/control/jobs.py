@@ -71,6 +71,24 @@ class Jobs:
             raise _fetch_error(message)
         return ModelArtifact.model_validate(message["result"])
 
+    async def log_trial(
+        self, deployment: str, args: Mapping[str, Any], environ: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Log the report of a trial; returns ``run_id`` and ``experiment_id``.
+
+        Args:
+            args: see `trial_run.main`.
+            environ: as for `fetch`.
+
+        Raises:
+            RestaurantError: the tracking server does not take it.
+        """
+        message = await self._run("trial_run", args, deployment, environ, lambda _: None)
+        if "failed" in message:
+            raise RestaurantError(message["failed"])
+        result: dict[str, str] = message["result"]
+        return result
+
     async def launcher_for(self, revision: Revision, progress: Progress = lambda _: None) -> Launcher:
         """Return the launcher for the replicas of a revision, once its environment is there."""
         manager = revision.artifact.env_manager

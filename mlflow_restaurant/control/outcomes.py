@@ -97,7 +97,9 @@ class Outcomes:
             controller.events.note("endpoint", endpoint_text(endpoint), endpoint=endpoint.name)
         if superseded is not None:
             ended = {"state": RevisionState.SUPERSEDED, "ended_at": revision.served_at}
-            self._world.remember(deployment, self._world.revisions[name][superseded].model_copy(update=ended))
+            before = self._world.revisions[name][superseded].model_copy(update=ended)
+            self._world.remember(deployment, before)
+            controller.reports.trial_ended(revision, before)
         for replica in self._replicas_of(revision):
             replica.revision = revision
         append_log(controller.home, name, f"revision {revision.number} serves")
@@ -181,6 +183,8 @@ class Outcomes:
         )
         self._world.remember(deployment, failed)
         self.controller.store.save(deployment=deployment, revision=failed)
+        if deployment.serving is not None:
+            self.controller.reports.trial_ended(failed, self._world.revisions[name][deployment.serving])
 
 
 def _report(rollout: Rollout) -> dict[str, Any] | None:

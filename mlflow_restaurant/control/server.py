@@ -19,6 +19,7 @@ from mlflow_restaurant.control.api import admin_app
 from mlflow_restaurant.control.commands import Commands
 from mlflow_restaurant.control.controller import Controller
 from mlflow_restaurant.control.jobs import clean_cache
+from mlflow_restaurant.control.log_rotation import keep_bounded
 from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
@@ -75,7 +76,7 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
     looping = asyncio.ensure_future(controller.run())
     events = controller.events
-    works = (controller.weigh(), controller.scaler.run(), events.run())
+    works = (controller.weigh(), controller.scaler.run(), events.run(), keep_bounded(home, settings))
     watching = [asyncio.ensure_future(work) for work in works]
     await controller.wait_until_serving(START_TIMEOUT_S)
     ready({"ready": True, "url": commands.views.url()})

@@ -31,6 +31,7 @@ JOBS = {
     "replica": "mlflow_restaurant.replica.app:main",
     "fetch": "mlflow_restaurant.control.artifacts:main",
     "environment": "mlflow_restaurant.replica.environments:main",
+    "trial_run": "mlflow_restaurant.control.trial_run:main",
     "gateway": "mlflow_restaurant.gateway.server:main",
 }
 PRELOADED = (

@@ -166,7 +166,7 @@ def _failure(error: BaseException, manager: str, log: Path, before: int) -> str:
     if manager == "conda" and "conda" in text.lower() and ("find" in text.lower() or "found" in text.lower()):
         return "conda was not found; install it, or choose env_manager uv."
     with log.open("rb") as file:
-        file.seek(before)
+        file.seek(before if before <= log.stat().st_size else 0)  # it may have been rotated meanwhile
         printed = file.read().decode("utf-8", "replace").splitlines()
     return _installer_error(printed) or text.splitlines()[0]
 

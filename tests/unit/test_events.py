@@ -87,7 +87,7 @@ def messages(store: Store, name: str | None = None, **query: Any) -> list[str]:
 
 class TestEventLog:
     def log(self, home: Home, store: Store, **settings: Any) -> EventLog:
-        return EventLog(home, store, ServerSettings(**settings))
+        return EventLog(home, store, ServerSettings.model_validate(settings))
 
     def test_what_is_noted_is_written_by_a_task_and_in_the_log(self, home: Home, store: Store) -> None:
         async def run() -> None:
@@ -179,7 +179,7 @@ def revision(number: int, message: str = "", reason: str = "") -> Revision:
         deployment="d",
         number=number,
         artifact=ModelArtifact(digest="0", model_uri="models:/m/7"),
-        config=DeploymentConfig(),
+        config=DeploymentConfig.from_options({}),
         message=message,
         reason=reason,
         created_at=NOW,

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mlflow_restaurant.tables import console, endpoints_table, history_table, status_table, traffic_text
+from mlflow_restaurant.entities import traffic_text
+from mlflow_restaurant.tables import console, endpoints_table, history_table, status_table
 
 
 def text(table: Table, width: int = 200) -> str:
