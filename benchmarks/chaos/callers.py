@@ -153,6 +153,8 @@ class Callers:
             await asyncio.sleep(self.pause_s)
         if connection is not None:
             connection[1].close()
+            with contextlib.suppress(OSError):
+                await connection[1].wait_closed()
 
 
 async def _once(

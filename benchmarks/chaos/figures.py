@@ -82,7 +82,9 @@ def bad_canary(stage: Stage, form: Form, outcome: Outcome) -> None:
     back = max(answer.sent + answer.took_s for answer in tried) - judged
     outcome.recovery_s = ended - begun
     outcome.judge(
-        "taken back within 10 s of its first 50 requests", f"{max(back, ended - judged):.1f} s", reached=back <= 10
+        "taken back within 10 s of its first 50 requests",
+        f"{max(back, ended - judged):.1f} s",
+        reached=back <= 10,
     )
     share = 100 * len(tried) / max(1, len([a for a in callers.answers if begun <= a.sent < ended]))
     outcome.judge(

@@ -18,12 +18,14 @@ IN_HAND = "what is with a process that ends, or hangs, has no other way to its c
 def repeatedly(form: Form, every_s: float, outcome: Outcome, strike: Callable[[], float]) -> None:
     """Strike every so many seconds, the first time at once; `strike` returns how long the recovery took."""
     begun = time.monotonic()
+    end = begun + form.seconds
     for number in itertools.count(1):
         outcome.recovered(strike())
-        rest = begun + number * every_s - time.monotonic()
-        if time.monotonic() + rest > begun + form.seconds:
-            return
-        time.sleep(max(0.0, rest))
+        following = max(time.monotonic(), begun + number * every_s)
+        if following >= end:
+            break
+        time.sleep(following - time.monotonic())
+    time.sleep(max(0.0, end - time.monotonic()))
 
 
 def kill_replicas(stage: Stage, form: Form, outcome: Outcome) -> None:
@@ -141,5 +143,3 @@ def stop_fork_server(stage: Stage, form: Form, outcome: Outcome) -> None:
     with stage.besieged(NAME, stage.models.linear, replicas="2") as callers:
         repeatedly(form, 30.0, outcome, strike)
     outcome.count(callers.tally())
-
-

@@ -129,9 +129,7 @@ class Stage:
 
     # -- waiting
 
-    def until(
-        self, condition: Callable[[], object], what: str, within_s: float = RECOVERY_WITHIN_S
-    ) -> float:
+    def until(self, condition: Callable[[], object], what: str, within_s: float = RECOVERY_WITHIN_S) -> float:
         """Wait for a condition; returns how long that took, in seconds.
 
         Raises:

@@ -33,6 +33,10 @@ FIRST_FORK_WITHIN_S = 120.0
 """The same for one that may still import what it needs."""
 
 
+EXIT_TOLD_WITHIN_S = 2.0
+"""Time in which the fork server says how a process ended that has ended."""
+
+
 class Child:
     """A process that was started here."""
 
@@ -127,7 +131,7 @@ class ForkLauncher:
         status_r, status_w = os.pipe()
         fault_point("fork: before it is asked for")
         try:
-            reader, writer = await self._send(request, [log_fd, status_w])
+            server, reader, writer = await self._send(request, [log_fd, status_w])
         except BaseException:
             os.close(status_r)
             raise
@@ -186,21 +190,29 @@ class ForkLauncher:
         self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> int | None:
         process = identify(pid)
-        line = await reader.readline()
-        writer.close()
-        if line:
-            return int(json.loads(line)["exit"])
-        if process is not None:  # the fork server is gone, the process may well live
-            await wait_for_exit(process)
-        return None
+        said = asyncio.ensure_future(reader.readline())
+        ended = asyncio.ensure_future(asyncio.sleep(0) if process is None else wait_for_exit(process))
+        try:
+            await asyncio.wait((said, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not said.done():  # the fork server is about to say how it ended, unless it hangs
+                await asyncio.wait((said,), timeout=EXIT_TOLD_WITHIN_S)
+            if said.done() and (line := said.result()):
+                return int(json.loads(line)["exit"])
+            await ended  # the fork server is gone, the process may well live
+            return None
+        finally:
+            said.cancel()
+            ended.cancel()
+            writer.close()
 
     async def _connect(self) -> socket.socket:
         async with self.starting:
-            try:
-                return await self._try_connect()
-            except OSError:
-                await self.start()
-                return await self._try_connect()
+            server = read_record(self.home.run, FORKSERVER_ID)
+            if server is not None and server.alive():  # the socket of one that was killed may be open a moment longer
+                with contextlib.suppress(OSError):
+                    return await self._try_connect()
+            await self.start()
+            return await self._try_connect()
 
     async def _try_connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
