@@ -15,6 +15,7 @@ from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.form import Form
 from benchmarks.chaos.outcome import Outcome
 from benchmarks.chaos.stage import Models, Stage, staged
+from mlflow_restaurant.entities import utcnow
 from mlflow_restaurant.process.memory import private_mb
 
 NAME = "figures"
@@ -153,6 +154,7 @@ def many_deployments(stage: Stage, form: Form, outcome: Outcome) -> None:
         watching = threading.Thread(target=weigh)
         with favourites.asking(), callers.asking():
             favourites.more(1)
+            begun = utcnow()
             watching.start()
             time.sleep(form.minutes * 60)
             callers.more(callers.number)
@@ -160,7 +162,8 @@ def many_deployments(stage: Stage, form: Form, outcome: Outcome) -> None:
             watching.join()
         for found in (callers.tally(), favourites.tally()):
             outcome.count(found)
-        slept = [e["deployment"] for e in stage.control.events() if "asleep" in e["message"]]
+        events = stage.control.events(since=begun)
+    slept = [event["deployment"] for event in events if "asleep" in event["message"]]
     outcome.strikes = form.deployments
     if HOT in slept:
         outcome.broken.append("a deployment was put to sleep that was called all the time")

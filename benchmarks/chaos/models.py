@@ -11,6 +11,7 @@ from benchmarks.chaos.form import Form
 from benchmarks.chaos.outcome import Outcome
 from benchmarks.chaos.processes import repeatedly
 from benchmarks.chaos.stage import Harm, Stage
+from mlflow_restaurant.process.memory import private_mb
 
 NAME = "unruly"
 SLOW_S = 0.3
@@ -51,7 +52,7 @@ def leak(stage: Stage, form: Form, outcome: Outcome) -> None:
         before = set(stage.replicas(NAME))
         begun = time.monotonic()
         while before <= set(stage.replicas(NAME)):
-            heaviest = max([heaviest, *(_resident_mb(pid) for pid in before)])
+            heaviest = max([heaviest, *(private_mb(pid) for pid in before)])
             if time.monotonic() - begun > 120:
                 raise Harm("no replica was replaced")
             time.sleep(0.1)
@@ -62,14 +63,7 @@ def leak(stage: Stage, form: Form, outcome: Outcome) -> None:
     with stage.besieged(NAME, stage.models.unruly, **config) as callers:
         repeatedly(form, 0.0, outcome, strike)
     outcome.count(callers.tally())
-    outcome.value = f"a replica had {heaviest:.0f} MB at most, shared pages included"
-
-
-def _resident_mb(pid: int) -> float:
-    try:
-        return float(psutil.Process(pid).memory_info().rss) / 1e6
-    except psutil.Error:
-        return 0.0
+    outcome.value = f"a replica had {heaviest:.0f} MB of its own at most"
 
 
 def print_much(stage: Stage, form: Form, outcome: Outcome) -> None:

@@ -208,7 +208,9 @@ class ForkLauncher:
     async def _connect(self) -> socket.socket:
         async with self.starting:
             server = read_record(self.home.run, FORKSERVER_ID)
-            if server is not None and server.alive():  # the socket of one that was killed may be open a moment longer
+            if (
+                server is not None and server.alive()
+            ):  # the socket of one that was killed may be open a moment longer
                 with contextlib.suppress(OSError):
                     return await self._try_connect()
             await self.start()

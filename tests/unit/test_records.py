@@ -163,7 +163,9 @@ class TestAlive:
 
         assert not record.model_copy(update={"created": record.created - 60}).alive()
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the time of creation is one by the wall clock")
+    @pytest.mark.skipif(
+        sys.platform != "linux", reason="elsewhere the time of creation is one by the wall clock"
+    )
     def test_it_is_the_same_when_the_clock_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         record = identify(os.getpid())
         assert record is not None
