@@ -1,7 +1,7 @@
 """Every fault on real processes under steady load, and the table of what callers saw.
 
 All of it, three quarters of an hour:  python -m benchmarks.chaos
-A few seconds of each:                 python -m benchmarks.chaos --short
+A few seconds of each:                 python -m benchmarks.chaos --short --output FOLDER
 Some:                                  python -m benchmarks.chaos --only kill-replica clock
 
 Results are written after each scenario, over those of the same scenario in an earlier run.
@@ -22,8 +22,10 @@ from benchmarks.chaos.outcome import Outcome, write
 from benchmarks.chaos.scenarios import SCENARIOS, perform
 from benchmarks.chaos.stage import Models, staged, workshop
 from benchmarks.chaos.surroundings import Impossible
+from benchmarks.report import replace_block
 
 RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "chaos.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             tell(outcome)
             broken = broken or bool(outcome.broken)
-            write(given.output, about, [outcome], SCENARIOS)
+            lines = write(given.output, about, [outcome], SCENARIOS)
+            if given.output == RESULTS and form == FULL:
+                page = replace_block(PAGE.read_text(encoding="utf-8"), "\n".join(lines))
+                PAGE.write_text(page, encoding="utf-8")
     return int(broken)
 
 

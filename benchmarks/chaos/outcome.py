@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.callers import Tally
 
-RULE = """A request counts as failed if it gets anything but the right prediction with status 200, also when its connection is
-refused or breaks. *By design* are the failures that can't be avoided, and how many of them there may be."""
+RULE = (
+    "A request counts as failed if it gets anything but the right prediction with status 200, also when its connection is",
+    "refused or breaks. *By design* are failures that can't be avoided, and how many of them there may be.",
+)
 
 
 @dataclass
@@ -73,26 +75,32 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
-def write(folder: Path, machine: dict[str, str], outcomes: Iterable[Outcome], order: Iterable[str]) -> None:
-    """Write outcomes into `chaos.json` and `chaos.md` of a folder, over those of the same scenarios."""
+def write(
+    folder: Path, machine: dict[str, str], outcomes: Iterable[Outcome], order: Iterable[str]
+) -> list[str]:
+    """Write outcomes into `chaos.json` and `chaos.md` of a folder, over those of the same scenarios.
+
+    Returns:
+        The lines of the report below its title.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "chaos.json"
     kept: dict[str, Any] = read(file)["outcomes"]
     kept |= {outcome.name: asdict(outcome) for outcome in outcomes}
     sorted_ = {name: kept[name] for name in order if name in kept}
     file.write_text(json.dumps({"machine": machine, "outcomes": sorted_}, indent=1) + "\n", encoding="utf-8")
-    text = render(machine, [Outcome(**found) for found in sorted_.values()])
-    (folder / "chaos.md").write_text(text, encoding="utf-8")
+    lines = report(machine, [Outcome(**found) for found in sorted_.values()])
+    (folder / "chaos.md").write_text("\n".join(["# Chaos", "", *lines, ""]), encoding="utf-8")
+    return lines
 
 
-def render(machine: dict[str, str], outcomes: Iterable[Outcome]) -> str:
-    """Return the report in Markdown."""
-    found = list(outcomes)
+def report(machine: dict[str, str], outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the report in lines of Markdown."""
     made = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return "\n".join(["# Chaos", "", made, "", *table(found), "", RULE, ""])
+    return [f"Measured on: {made}.", "", *table(outcomes), "", *RULE]
 
 
-def table(outcomes: list[Outcome]) -> list[str]:
+def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the lines of the table, and below it why some failures are by design, and what went wrong."""
     lines = [
         "| fault | times | requests sent | failed | by design | slowest | recovery | aim | found |",

@@ -24,7 +24,7 @@ def repeatedly(form: Form, every_s: float, outcome: Outcome, strike: Callable[[]
         following = max(time.monotonic(), begun + number * every_s)
         if following >= end:
             break
-        time.sleep(following - time.monotonic())
+        time.sleep(max(0.0, following - time.monotonic()))
     time.sleep(max(0.0, end - time.monotonic()))
 
 
