@@ -111,7 +111,7 @@ def fork(stage: Stage, form: Form, outcome: Outcome) -> None:
         return took
 
     with stage.besieged(NAME, stage.models.unruly, replicas="2") as callers:
-        repeatedly(form, 10.0, outcome, strike)
+        repeatedly(form, 15.0, outcome, strike)
     outcome.count(callers.tally())
 
 
@@ -129,7 +129,7 @@ def fork_and_go(stage: Stage, form: Form, outcome: Outcome) -> None:
         return time.monotonic() - begun
 
     with stage.besieged(NAME, stage.models.unruly, replicas="2") as callers:
-        repeatedly(form, 10.0, outcome, strike)
+        repeatedly(form, 15.0, outcome, strike)
     outcome.count(callers.tally())
 
 
@@ -148,5 +148,5 @@ def close(stage: Stage, form: Form, outcome: Outcome) -> None:
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
 
     with stage.besieged(NAME, stage.models.unruly, replicas="2", timeout_s="5") as callers:
-        repeatedly(form, 10.0, outcome, strike)
+        repeatedly(form, 15.0, outcome, strike)
     outcome.count(callers.tally())

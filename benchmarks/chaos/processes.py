@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from signal import SIGKILL, SIGSTOP
 
+import psutil
+
 from benchmarks.chaos.form import Form
 from benchmarks.chaos.outcome import Outcome
 from benchmarks.chaos.stage import Stage
@@ -28,16 +30,29 @@ def repeatedly(form: Form, every_s: float, outcome: Outcome, strike: Callable[[]
     time.sleep(max(0.0, end - time.monotonic()))
 
 
+def alternately(stage: Stage, outcome: Outcome) -> int:
+    """Return one of two replicas, and the other one the next time: a single one would be given up after five deaths."""
+    return sorted(stage.replicas(NAME))[outcome.strikes % 2]
+
+
 def kill_replicas(stage: Stage, form: Form, outcome: Outcome) -> None:
-    """One of two replicas after the other."""
+    """One of two replicas, that one of them that has run longer, whether the one before is back or not."""
+    killed: set[int] = set()
 
     def strike() -> float:
-        victim = next(iter(stage.replicas(NAME)))
-        stage.signal(victim, SIGKILL)
-        return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
+        running = [pid for pid, state in stage.replicas(NAME).items() if state == "RUNNING"]
+        victims = sorted(set(running) - killed, key=lambda pid: psutil.Process(pid).create_time())
+        for victim in victims[:1]:
+            stage.signal(victim, SIGKILL)
+            killed.add(victim)
+        return 0.0
 
     with stage.besieged(NAME, stage.models.linear, replicas="2") as callers:
         repeatedly(form, 2.0, outcome, strike)
+        last = time.monotonic()
+        stage.until(lambda: list(stage.replicas(NAME).values()) == ["RUNNING"] * 2, "both run again")
+        recovery = time.monotonic() - last
+    outcome.strikes, outcome.recovery_s = len(killed), recovery
     outcome.count(callers.tally())
     outcome.judge("0 failed", f"{outcome.failed} failed", reached=not outcome.failed)
 
@@ -51,7 +66,7 @@ def kill_only_replica(stage: Stage, form: Form, outcome: Outcome) -> None:
         return stage.until(lambda: stage.is_whole(NAME, victim, 1), "the replica is replaced")
 
     with stage.besieged(NAME, stage.models.linear) as callers:
-        repeatedly(form, 10.0, outcome, strike)
+        repeatedly(form, 31.0, outcome, strike)  # so that no death is a quick one
     outcome.count(callers.tally())
 
 
@@ -76,7 +91,7 @@ def kill_fork_server(stage: Stage, form: Form, outcome: Outcome) -> None:
     """And a replica with it, so that another fork server is needed at once."""
 
     def strike() -> float:
-        victim = next(iter(stage.replicas(NAME)))
+        victim = alternately(stage, outcome)
         stage.signal(stage.one_of("forkserver"), SIGKILL)
         stage.signal(victim, SIGKILL)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
@@ -106,7 +121,7 @@ def stop_replica(stage: Stage, form: Form, outcome: Outcome) -> None:
     """One of two replicas hangs: SIGSTOP."""
 
     def strike() -> float:
-        victim = next(iter(stage.replicas(NAME)))
+        victim = alternately(stage, outcome)
         stage.signal(victim, SIGSTOP)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
 
@@ -135,7 +150,7 @@ def stop_fork_server(stage: Stage, form: Form, outcome: Outcome) -> None:
     """It hangs, and a replica is killed, so that another fork server is needed."""
 
     def strike() -> float:
-        victim = next(iter(stage.replicas(NAME)))
+        victim = alternately(stage, outcome)
         stage.signal(stage.one_of("forkserver"), SIGSTOP)
         stage.signal(victim, SIGKILL)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
