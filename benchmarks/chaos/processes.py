@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from signal import SIGKILL, SIGSTOP
 
 import psutil
@@ -30,9 +30,12 @@ def repeatedly(form: Form, every_s: float, outcome: Outcome, strike: Callable[[]
     time.sleep(max(0.0, end - time.monotonic()))
 
 
-def alternately(stage: Stage, outcome: Outcome) -> int:
-    """Return one of two replicas, and the other one the next time: a single one would be given up after five deaths."""
-    return sorted(stage.replicas(NAME))[outcome.strikes % 2]
+def oldest(pids: Iterable[int]) -> int:
+    """Return the process that has run longest: one of two replicas, and the next time the other one.
+
+    A single one would be given up for a while after five deaths.
+    """
+    return min(pids, key=lambda pid: psutil.Process(pid).create_time())
 
 
 def kill_replicas(stage: Stage, form: Form, outcome: Outcome) -> None:
@@ -40,9 +43,9 @@ def kill_replicas(stage: Stage, form: Form, outcome: Outcome) -> None:
     killed: set[int] = set()
 
     def strike() -> float:
-        running = [pid for pid, state in stage.replicas(NAME).items() if state == "RUNNING"]
-        victims = sorted(set(running) - killed, key=lambda pid: psutil.Process(pid).create_time())
-        for victim in victims[:1]:
+        running = {pid for pid, state in stage.replicas(NAME).items() if state == "RUNNING"} - killed
+        if running:
+            victim = oldest(running)
             stage.signal(victim, SIGKILL)
             killed.add(victim)
         return 0.0
@@ -91,7 +94,7 @@ def kill_fork_server(stage: Stage, form: Form, outcome: Outcome) -> None:
     """And a replica with it, so that another fork server is needed at once."""
 
     def strike() -> float:
-        victim = alternately(stage, outcome)
+        victim = oldest(stage.replicas(NAME))
         stage.signal(stage.one_of("forkserver"), SIGKILL)
         stage.signal(victim, SIGKILL)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
@@ -121,7 +124,7 @@ def stop_replica(stage: Stage, form: Form, outcome: Outcome) -> None:
     """One of two replicas hangs: SIGSTOP."""
 
     def strike() -> float:
-        victim = alternately(stage, outcome)
+        victim = oldest(stage.replicas(NAME))
         stage.signal(victim, SIGSTOP)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
 
@@ -150,7 +153,7 @@ def stop_fork_server(stage: Stage, form: Form, outcome: Outcome) -> None:
     """It hangs, and a replica is killed, so that another fork server is needed."""
 
     def strike() -> float:
-        victim = alternately(stage, outcome)
+        victim = oldest(stage.replicas(NAME))
         stage.signal(stage.one_of("forkserver"), SIGSTOP)
         stage.signal(victim, SIGKILL)
         return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")

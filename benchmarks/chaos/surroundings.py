@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from benchmarks.chaos.form import Form
 from benchmarks.chaos.outcome import Outcome
-from benchmarks.chaos.processes import alternately, repeatedly
+from benchmarks.chaos.processes import oldest, repeatedly
 from benchmarks.chaos.stage import Harm, Models, Stage, staged
 
 NAME = "steady"
@@ -82,7 +82,7 @@ def full_disk(stage: Stage, form: Form, outcome: Outcome) -> None:
         except MlflowException as e:
             if "full" not in str(e) and "No space left" not in str(e):
                 outcome.broken.append(f"an update on a full disk failed with: {e}")
-        victim = alternately(stage, outcome)
+        victim = oldest(stage.replicas(NAME))
         stage.signal(victim, SIGKILL)
         time.sleep(form.seconds / 4)
         filler.unlink()
@@ -166,7 +166,7 @@ def jumping_clock(stage: Stage, form: Form, outcome: Outcome) -> None:
         clock.start_server(stage)
         if set(stage.replicas(NAME)) != before:
             outcome.broken.append("a replica was not taken over")
-        victim = sorted(before)[outcome.strikes % 2]
+        victim = oldest(before)
         stage.signal(victim, SIGKILL)
         stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
         stage.client.update_deployment(NAME)
