@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -64,6 +65,16 @@ def signal_group(record: ProcessRecord, signum: int) -> None:
             os.killpg(record.pid, signum)
         except ProcessLookupError:  # it does not lead a group yet
             record.signal(signum)
+
+
+def end_followers(leader: int) -> None:
+    """Kill what a process that led a session has left behind: it may hold its connections open.
+
+    Args:
+        leader: id of a process that has ended; it is given to no other while its group has members.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 async def end_process(record: ProcessRecord, grace_s: float = KILL_AFTER_S) -> None:
