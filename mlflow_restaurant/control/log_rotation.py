@@ -21,6 +21,7 @@ from mlflow_restaurant.logs import BLOCK, rotated_files
 
 INTERVAL_S = 0.25
 """Time between two looks; what is written meanwhile comes on top of the limit."""
+FLOOD_INTERVAL_S = 0.01
 PATIENCE = 4
 """A log so many times its limit is rotated even if its reader does not let go of it."""
 LINE_WAIT_S = 0.001
@@ -31,29 +32,30 @@ MB = 1_000_000
 
 async def keep_bounded(home: Home, settings: ServerSettings) -> None:
     """Rotate the logs that grow beyond their limit, until cancelled."""
-    limit = int(settings.max_log_mb * MB)
+    limit, flooded = int(settings.max_log_mb * MB), False
     while limit:
-        await asyncio.sleep(INTERVAL_S)
-        await asyncio.to_thread(rotate_all, home, limit, settings.log_files)
+        await asyncio.sleep(FLOOD_INTERVAL_S if flooded else INTERVAL_S)
+        flooded = await asyncio.to_thread(rotate_all, home, limit, settings.log_files)
 
 
-def rotate_all(home: Home, limit: int, keep: int) -> None:
-    """Rotate every log of a home that is larger than `limit` bytes; `keep` rotated files stay of each."""
-    for directory in (home.logs, home.logs / "deployments"):
-        for log in _larger_than(limit, directory):
-            with contextlib.suppress(
-                OSError
-            ):  # it has just been removed, or the disk is in trouble: next time
-                rotate(log, limit, keep)
+def rotate_all(home: Home, limit: int, keep: int) -> bool:
+    """Rotate every log of a home that is larger than `limit` bytes; `keep` rotated files stay of each.
+
+    Returns:
+        Whether one grew so fast that the next look should come soon.
+    """
+    found = [*_too_large(home.logs, limit), *_too_large(home.logs / "deployments", limit)]
+    for log, _ in found:
+        with contextlib.suppress(OSError):  # it is gone, or the disk is in trouble: next time
+            rotate(log, limit, keep)
+    return any(size > 2 * limit for _, size in found)
 
 
-def _larger_than(limit: int, directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        return [
-            Path(entry.path)
-            for entry in entries
-            if entry.name.endswith(".log") and entry.stat().st_size > limit
-        ]
+def _too_large(directory: Path, limit: int) -> list[tuple[Path, int]]:
+    """Return the logs of a directory that are larger than `limit`, and their sizes, in bytes."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        logs = [(entry.path, entry.stat().st_size) for entry in entries if entry.name.endswith(".log")]
+        return [(Path(path), size) for path, size in logs if size > limit]
     return []
 
 
