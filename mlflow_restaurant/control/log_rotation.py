@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_restaurant.config import ServerSettings
@@ -32,27 +33,32 @@ MB = 1_000_000
 
 async def keep_bounded(home: Home, settings: ServerSettings) -> None:
     """Rotate the logs that grow beyond their limit, until cancelled."""
-    limit, flooded = int(settings.max_log_mb * MB), False
+    limit, pause = int(settings.max_log_mb * MB), INTERVAL_S
     while limit:
-        await asyncio.sleep(FLOOD_INTERVAL_S if flooded else INTERVAL_S)
-        flooded = await asyncio.to_thread(rotate_all, home, limit, settings.log_files)
+        await asyncio.sleep(pause)
+        found = too_large(home, limit)
+        if found:
+            await asyncio.to_thread(rotate_all, found, limit, settings.log_files)
+        pause = FLOOD_INTERVAL_S if any(size > 2 * limit for size in found.values()) else INTERVAL_S
 
 
-def rotate_all(home: Home, limit: int, keep: int) -> bool:
-    """Rotate every log of a home that is larger than `limit` bytes; `keep` rotated files stay of each.
-
-    Returns:
-        Whether one grew so fast that the next look should come soon.
-    """
-    found = [*_too_large(home.logs, limit), *_too_large(home.logs / "deployments", limit)]
-    for log, _ in found:
-        with contextlib.suppress(OSError):  # it is gone, or the disk is in trouble: next time
+def rotate_all(logs: Iterable[Path], limit: int, keep: int) -> None:
+    """Rotate logs, as `rotate` does; one that can't be is left for the next time."""
+    for log in logs:
+        with contextlib.suppress(OSError):  # it is gone, or the disk is in trouble
             rotate(log, limit, keep)
-    return any(size > 2 * limit for _, size in found)
 
 
-def _too_large(directory: Path, limit: int) -> list[tuple[Path, int]]:
-    """Return the logs of a directory that are larger than `limit`, and their sizes, in bytes."""
+def too_large(home: Home, limit: int) -> dict[Path, int]:
+    """Return the logs of a home that are larger than `limit`, and their sizes, in bytes."""
+    return {
+        log: size
+        for directory in (home.logs, home.logs / "deployments")
+        for log, size in _larger_than(limit, directory)
+    }
+
+
+def _larger_than(limit: int, directory: Path) -> list[tuple[Path, int]]:
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         logs = [(entry.path, entry.stat().st_size) for entry in entries if entry.name.endswith(".log")]
         return [(Path(path), size) for path, size in logs if size > limit]
