@@ -33,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how much tests/e2e/test_hostile.py sends: a few thousand requests, or 100,000",
     )
     parser.addoption(
+        "--chaos",
+        choices=("short", "full"),
+        default="short",
+        help="how long tests/e2e/test_chaos.py brings about each fault: a second, or a minute",
+    )
+    parser.addoption(
         "--state-kills",
         choices=("short", "full"),
         default="short",

@@ -332,6 +332,9 @@ class Controller:
         """Tell the gateways of what is to be routed now."""
         self._retable()
         self.published = await self.gateways.publish(self.table)
+        if self.gateways.newest > self.table.version:
+            self._retable()
+            self.published = await self.gateways.publish(self.table)
 
     def _retable(self) -> None:
         running: dict[tuple[str, int], list[ReplicaRoute]] = {}
@@ -344,10 +347,12 @@ class Controller:
                 self.outcomes.with_batching(name, rollout.target)
         deployments = self.world.deployment_routes(running, self.rollouts, self.scaler.is_asleep)
         endpoints = self.world.endpoint_routes(deployments)
+        newest = max(self.table.version, self.gateways.newest)
         if (deployments, endpoints) != (
             self.table.deployments,
             self.table.endpoints,
-        ) or not self.table.version:
-            # Later than every table of an earlier controller, too: a gateway that was adopted ignores older ones.
-            version = max(self.table.version + 1, time.time_ns() // 1_000_000)
+        ) or newest != self.table.version:
+            # Later than every table of an earlier controller, too: a gateway that was adopted ignores older ones. By the
+            # clock that is so at once; where the clock was set back, once the gateway has said which it has.
+            version = max(newest + 1, time.time_ns() // 1_000_000)
             self.table = RouteTable(version=version, deployments=deployments, endpoints=endpoints)

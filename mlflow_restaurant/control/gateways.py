@@ -2,6 +2,8 @@
 
 The controller owns the listening socket and every gateway inherits it: while a gateway is replaced, callers wait in
 the socket's backlog instead of being refused. A new controller gets the socket back from a gateway that still runs.
+What takes longest in the start of a gateway, more than a second, is what it imports; so one more stands by that has
+done so, and takes the place of one that ends.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
+import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,7 @@ from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.launcher import Child, SpawnLauncher
 from mlflow_restaurant.process.records import (
     ProcessRecord,
+    read_record,
     read_records,
     record_path,
     remove_record,
@@ -33,12 +40,21 @@ from mlflow_restaurant.process.records import (
 )
 from mlflow_restaurant.process.watch import end_process, wait_for_exit
 
+_logger = logging.getLogger(__name__)
+
 KIND = "gateway"
+STANDBY = "standby"
+STANDBY_AFTER_S = 3.0
+"""Time until the next gateway stands by: what is under way needs the processors more."""
 BACKLOG = 2048
 START_TIMEOUT_S = 30.0
 PUSH_TIMEOUT_S = 5.0
 ASK_TIMEOUT_S = 2.0
 GRACE_S = 5.0
+WATCH_S = 1.0
+"""Time between two looks whether the gateways answer."""
+HANG_S = 5.0
+"""Time without an answer after which a gateway counts as hanging."""
 
 
 class Gateway:
@@ -79,6 +95,29 @@ class Gateway:
             self.session = None
 
 
+@dataclass
+class Launched:
+    """A gateway process that has been started, and does nothing until it is told to begin."""
+
+    gateway: Gateway
+    child: Child
+    word: int
+
+    def begin(self) -> None:
+        """Let it serve.
+
+        Raises:
+            OSError: it has ended.
+        """
+        os.write(self.word, b"!")
+
+    def close(self) -> None:
+        """Say no more; one that was not told to begin ends."""
+        if self.word >= 0:
+            os.close(self.word)
+        self.word = -1
+
+
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
@@ -97,6 +136,7 @@ class GatewayFleet:
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
         self.table = RouteTable(version=-1)
+        self.standby: Launched | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -112,13 +152,17 @@ class GatewayFleet:
         Raises:
             HomeError: the port is in use or can't be opened.
         """
-        records = [r for r in read_records(self.home.run) if r.kind == KIND]
-        alive = [r for r in records if r.alive()]
+        records = read_records(self.home.run)
+        alive = [r for r in records if r.kind == KIND and r.alive()]
+        for record in records:
+            if record.kind == STANDBY:  # that of an earlier controller, with which it ended
+                remove_record(self.home.run, record.id)
         self.listener = self._inherited(alive) or self._open()
         for record in alive:
             self._keep(self._adopted(record))
         for _ in range(self.settings.gateways - len(alive)):
             self._keep(self._supervised())
+        self._keep(self._stand_by())
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -190,31 +234,65 @@ class GatewayFleet:
             deaths, wait = death.quick_deaths, max(0.0, death.retry_at - loop.time())
 
     async def _live(self) -> None:
-        gateway = Gateway(self.home, f"g-{secrets.token_hex(3)}")
-        child: Child | None = None
+        launched: Launched | None = None
         try:
-            child = await self._launch(gateway)
+            launched = self._take_standby() or await self._launch()
+            gateway, child = launched.gateway, launched.child
             write_record(self.home.run, KIND, gateway.key, child.pid)
+            launched.begin()
             await asyncio.wait_for(child.next_message(), START_TIMEOUT_S)
             self._admit(gateway)
             code = await child.wait()
             self.note(f"gateway {gateway.key} ended (status {code}); another takes its place")
         except UNREACHABLE as e:
-            self.note(f"gateway {gateway.key} did not start ({e!r}); another takes its place")
+            key = "" if launched is None else f" {launched.gateway.key}"
+            self.note(f"gateway{key} did not start ({e!r}); another takes its place")
         finally:
-            if child is not None:
-                await asyncio.shield(child.end())
-            await self._forget(gateway)
+            if launched is not None:
+                await self._put_away(launched)
+
+    def _take_standby(self) -> Launched | None:
+        launched = self.standby
+        if launched is None or launched.child.exited.done():
+            return None
+        self.standby = None
+        self._keep(self._stand_by())
+        return launched
+
+    async def _stand_by(self) -> None:
+        """Have one more gateway ready, until it is taken."""
+        launched: Launched | None = None
+        while self.standby is launched:
+            await asyncio.sleep(STANDBY_AFTER_S)
+            try:
+                launched = self.standby = await self._launch()
+                write_record(self.home.run, STANDBY, launched.gateway.key, launched.child.pid)
+                await launched.child.wait()
+            except OSError as e:  # the disk is full, or there is no memory for it
+                _logger.warning("no gateway stands by: %s", e)
+            finally:
+                if launched is not None and self.standby is launched:
+                    self.standby = None
+                    await self._put_away(launched)
+                    launched = None
+
+    async def _put_away(self, launched: Launched) -> None:
+        launched.close()
+        await asyncio.shield(launched.child.end())
+        await self._forget(launched.gateway)
 
     def _admit(self, gateway: Gateway) -> None:
         self.gateways[gateway.key] = gateway
         self.changed()
 
-    async def _launch(self, gateway: Gateway) -> Child:
+    async def _launch(self) -> Launched:
+        """Start a gateway that waits for the word to begin."""
         assert self.listener is not None
-        fd = self.listener.fileno()
+        gateway, fd = Gateway(self.home, f"g-{secrets.token_hex(3)}"), self.listener.fileno()
+        begin_r, begin_w = os.pipe()
         args = {
             "fd": fd,
+            "begin": begin_r,
             "control": str(gateway.control),
             "handover": str(gateway.handover),
             "admin": str(self.home.admin_socket),
@@ -222,14 +300,21 @@ class GatewayFleet:
             "logs": str(self.home.logs),
             "grace_s": GRACE_S,
         }
-        return await SpawnLauncher().launch(
-            "gateway",
-            args,
-            log=self.home.server_log,
-            env={},
-            title="mlflow_restaurant gateway",
-            pass_fds=[fd],
-        )
+        try:
+            child = await SpawnLauncher().launch(
+                "gateway",
+                args,
+                log=self.home.server_log,
+                env={},
+                title="mlflow_restaurant gateway",
+                pass_fds=[fd, begin_r],
+            )
+        except BaseException:
+            os.close(begin_w)
+            raise
+        finally:
+            os.close(begin_r)
+        return Launched(gateway, child, begin_w)
 
     async def _forget(self, gateway: Gateway) -> None:
         self.gateways.pop(gateway.key, None)
@@ -238,6 +323,28 @@ class GatewayFleet:
         for path in (gateway.control, gateway.handover):
             path.unlink(missing_ok=True)
         self.changed()
+
+    async def watch(self) -> None:
+        """End gateways that hang, until cancelled: the connections they accept would wait for ever."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await asyncio.gather(*(self._look_at(gateway) for gateway in list(self.gateways.values())))
+
+    async def _look_at(self, gateway: Gateway) -> None:
+        try:
+            await gateway.call("GET", "/ping", timeout_s=HANG_S)
+        except asyncio.TimeoutError:
+            record = read_record(self.home.run, gateway.key)
+            if record is not None and gateway.key in self.gateways:
+                self.note(f"gateway {gateway.key} did not answer for {HANG_S:g} s; it is killed")
+                record.signal(signal.SIGKILL)
+        except UNREACHABLE:
+            pass  # it is about to end, which is seen
+
+    @property
+    def newest(self) -> int:
+        """The version of the newest table that a gateway has."""
+        return max((gateway.acknowledged for gateway in self.gateways.values()), default=-1)
 
     async def publish(self, table: RouteTable) -> bool:
         """Give every gateway the table; True when all of them say that they have it."""
@@ -288,7 +395,7 @@ class GatewayFleet:
 
     async def stop(self) -> None:
         """Stop every gateway and close the port."""
-        records = [r for r in read_records(self.home.run) if r.kind == KIND]
+        records = [r for r in read_records(self.home.run) if r.kind in (KIND, STANDBY)]
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(

@@ -31,7 +31,7 @@ from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.launcher import Child, Launcher, sets_threads
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
-from mlflow_restaurant.process.watch import end_followers, end_process, wait_for_exit
+from mlflow_restaurant.process.watch import end_orphans, end_process, wait_for_exit
 from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
 
 _logger = logging.getLogger(__name__)
@@ -181,7 +181,6 @@ class Replica:
         finally:
             if child is not None:
                 await asyncio.shield(child.end())
-                end_followers(child.pid)
             self._forget_process()
         self._died(reason)
 
@@ -289,10 +288,10 @@ class Replica:
     async def _watch(self, record: ProcessRecord) -> None:
         try:
             await wait_for_exit(record)
+            end_orphans(record.pid)
             reason = self.suspicion or "its process ended"
         finally:
             await asyncio.shield(end_process(record))
-            end_followers(record.pid)
             self._forget_process()
         self._died(reason)
 

@@ -76,7 +76,13 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))
     looping = asyncio.ensure_future(controller.run())
     events = controller.events
-    works = (controller.weigh(), controller.scaler.run(), events.run(), keep_bounded(home, settings))
+    works = (
+        controller.weigh(),
+        controller.gateways.watch(),
+        controller.scaler.run(),
+        events.run(),
+        keep_bounded(home, settings),
+    )
     watching = [asyncio.ensure_future(work) for work in works]
     await controller.wait_until_serving(START_TIMEOUT_S)
     ready({"ready": True, "url": commands.views.url()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
@@ -27,15 +28,20 @@ OTHERS_TIMEOUT_S = 1.0
 
 
 def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
-    """Serve until SIGTERM.
+    """Wait for the word to begin, then serve until SIGTERM.
 
     Args:
-        args: ``fd`` (listening socket), ``control``, ``handover``, ``admin``, ``record`` and ``logs`` (paths),
+        args: ``fd`` (listening socket), ``begin`` (a pipe that the word comes from), ``control``, ``handover``, ``admin``, ``record`` and ``logs`` (paths),
             ``grace_s`` (time for what is in flight when asked to stop).
         report: told ``{"ready": true}``.
     """
     import uvloop
 
+    from mlflow_restaurant.gateway import app, lane  # noqa: F401  (all that takes long comes before the word)
+
+    if not os.read(args["begin"], 1):
+        return 0  # the controller has gone, or needs it no more
+    os.close(args["begin"])
     raise_descriptor_limit()
     # uvicorn warns of each request that it can't read: who sends many would fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -110,6 +116,9 @@ def control_app(gateway: Any) -> Starlette:
     async def metrics(_: Request) -> Response:
         return JSONResponse(families())
 
+    async def ping(_: Request) -> Response:
+        return JSONResponse({})
+
     return Starlette(
         routes=[
             Route("/routes", set_routes, methods=["PUT"]),
@@ -118,6 +127,7 @@ def control_app(gateway: Any) -> Starlette:
             Route("/trials", trials, methods=["GET"]),
             Route("/activity", activity, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
+            Route("/ping", ping, methods=["GET"]),
         ]
     )
 

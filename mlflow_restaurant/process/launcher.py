@@ -23,10 +23,18 @@ from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.forkserver import JOBS, SINGLE_THREAD, quiet_environment
-from mlflow_restaurant.process.records import identify, record_path, write_record
-from mlflow_restaurant.process.watch import KILL_AFTER_S, wait_for_exit
+from mlflow_restaurant.process.records import ProcessRecord, identify, read_record, record_path, write_record
+from mlflow_restaurant.process.watch import KILL_AFTER_S, end_orphans, wait_for_exit
 
 FORKSERVER_ID = "forkserver"
+FORK_WITHIN_S = 10.0
+"""Time in which a fork server that has answered before starts a process; else it hangs."""
+FIRST_FORK_WITHIN_S = 120.0
+"""The same for one that may still import what it needs."""
+
+
+EXIT_TOLD_WITHIN_S = 2.0
+"""Time in which the fork server says how a process ended that has ended."""
 
 
 class Child:
@@ -36,6 +44,11 @@ class Child:
         self.pid = pid
         self.status = status
         self.exited = exited
+        exited.add_done_callback(self._ended)
+
+    def _ended(self, exited: asyncio.Future[int | None]) -> None:
+        if not exited.cancelled() and exited.exception() is None:
+            end_orphans(self.pid)
 
     async def next_message(self) -> dict[str, Any] | None:
         """Return the next line of the status pipe, or None when the process has closed it."""
@@ -99,6 +112,8 @@ class ForkLauncher:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.starting = asyncio.Lock()
+        self.answered = 0
+        """The process id of the last fork server that started something."""
 
     async def launch(
         self, job: str, args: Mapping[str, Any], *, log: Path, env: Mapping[str, str], title: str
@@ -116,7 +131,7 @@ class ForkLauncher:
         status_r, status_w = os.pipe()
         fault_point("fork: before it is asked for")
         try:
-            reader, writer = await self._send(request, [log_fd, status_w])
+            server, reader, writer = await self._send(request, [log_fd, status_w])
         except BaseException:
             os.close(status_r)
             raise
@@ -126,22 +141,41 @@ class ForkLauncher:
         fault_point("fork: asked for")
         status = await _pipe_reader(status_r)
         try:
-            answer = await reader.readline()
-        except asyncio.CancelledError:
+            answer = await self._answer(server, reader)
+        except BaseException:
             writer.close()  # tells the fork server not to start it any more
             raise
-        if not answer:
-            writer.close()
-            raise ForkServerGone("The fork server ended before it started a process; try again.")
         pid = json.loads(answer)["pid"]
         fault_point("fork: done")
         exited = asyncio.ensure_future(self._exit_code(pid, reader, writer))
         return Child(pid, status, exited)
 
+    async def _answer(self, server: ProcessRecord | None, reader: asyncio.StreamReader) -> bytes:
+        """Return what the fork server says of a process that it has started; one that hangs is killed.
+
+        Raises:
+            ForkServerGone: it ended, or hangs.
+        """
+        known = server is not None and server.pid == self.answered
+        try:
+            answer = await asyncio.wait_for(
+                reader.readline(), FORK_WITHIN_S if known else FIRST_FORK_WITHIN_S
+            )
+        except asyncio.TimeoutError:
+            if server is not None:
+                server.signal(signal.SIGKILL)
+                await wait_for_exit(server)
+            raise ForkServerGone("The fork server did not answer; try again.") from None
+        if not answer:
+            raise ForkServerGone("The fork server ended before it started a process; try again.")
+        self.answered = 0 if server is None else server.pid
+        return answer
+
     async def _send(
         self, request: Mapping[str, Any], fds: Sequence[int]
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    ) -> tuple[ProcessRecord | None, asyncio.StreamReader, asyncio.StreamWriter]:
         connection = await self._connect()
+        server = read_record(self.home.run, FORKSERVER_ID)
         data = (json.dumps(request) + "\n").encode()
         loop = asyncio.get_running_loop()
         try:
@@ -150,27 +184,37 @@ class ForkLauncher:
         except BaseException:
             connection.close()
             raise
-        return await asyncio.open_unix_connection(sock=connection)
+        return server, *await asyncio.open_unix_connection(sock=connection)
 
     async def _exit_code(
         self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> int | None:
         process = identify(pid)
-        line = await reader.readline()
-        writer.close()
-        if line:
-            return int(json.loads(line)["exit"])
-        if process is not None:  # the fork server is gone, the process may well live
-            await wait_for_exit(process)
-        return None
+        said = asyncio.ensure_future(reader.readline())
+        ended = asyncio.ensure_future(asyncio.sleep(0) if process is None else wait_for_exit(process))
+        try:
+            await asyncio.wait((said, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not said.done():  # the fork server is about to say how it ended, unless it hangs
+                await asyncio.wait((said,), timeout=EXIT_TOLD_WITHIN_S)
+            if said.done() and (line := said.result()):
+                return int(json.loads(line)["exit"])
+            await ended  # the fork server is gone, the process may well live
+            return None
+        finally:
+            said.cancel()
+            ended.cancel()
+            writer.close()
 
     async def _connect(self) -> socket.socket:
         async with self.starting:
-            try:
-                return await self._try_connect()
-            except OSError:
-                await self.start()
-                return await self._try_connect()
+            server = read_record(self.home.run, FORKSERVER_ID)
+            if (
+                server is not None and server.alive()
+            ):  # the socket of one that was killed may be open a moment longer
+                with contextlib.suppress(OSError):
+                    return await self._try_connect()
+            await self.start()
+            return await self._try_connect()
 
     async def _try_connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from mlflow_restaurant._version import __version__
 from mlflow_restaurant.process.faults import fault_point
 
 SUFFIX = ".proc"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CREATE_TIME_TOLERANCE_S = 2.0
 
 
 class ProcessRecord(BaseModel):
-    """What is known of one process; `created` tells it from a later one with the same id."""
+    """What is known of one process; `created`, with `boot`, tells it from a later one with the same id (see `_birth`)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -30,6 +32,7 @@ class ProcessRecord(BaseModel):
     id: str
     pid: int
     created: float
+    boot: str = ""
     version: str = ""
     details: dict[str, Any] = {}
 
@@ -41,7 +44,8 @@ class ProcessRecord(BaseModel):
         """Return the process, or None when it has ended."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < _CREATE_TIME_TOLERANCE_S
+            boot, created = _birth(process)
+            same = boot == self.boot and abs(created - self.created) < _CREATE_TIME_TOLERANCE_S
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
@@ -52,6 +56,26 @@ class ProcessRecord(BaseModel):
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
+
+
+def _birth(process: psutil.Process) -> tuple[str, float]:
+    """Return which start of the machine a process belongs to, and when it was created, in seconds.
+
+    On Linux they count from that start. psutil would add the moment of the start by the wall clock, which moves when that
+    clock is set: every process would seem to be another one from then on.
+
+    Raises:
+        psutil.Error: the process has ended.
+    """
+    if sys.platform != "linux":
+        return "", process.create_time()
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        raise psutil.NoSuchProcess(process.pid) from None
+    # Field 22, "starttime", in ticks; the second one is the name, in brackets, which may contain any character.
+    return boot, int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def record_path(run: Path, record_id: str) -> Path:
@@ -66,11 +90,17 @@ def write_record(run: Path, kind: str, record_id: str, pid: int, **details: Any)
         OSError: the disk is full, the home is gone, or the process has ended already.
     """
     try:
-        created = psutil.Process(pid).create_time()
+        boot, created = _birth(psutil.Process(pid))
     except psutil.Error as e:
         raise ProcessLookupError(f"process {pid} has ended already") from e
     record = ProcessRecord(
-        kind=kind, id=record_id, pid=pid, created=created, version=__version__, details=details
+        kind=kind,
+        id=record_id,
+        pid=pid,
+        created=created,
+        boot=boot,
+        version=__version__,
+        details=details,
     )
     path = record_path(run, record_id)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -84,9 +114,10 @@ def write_record(run: Path, kind: str, record_id: str, pid: int, **details: Any)
 def identify(pid: int) -> ProcessRecord | None:
     """Return an unwritten record of a process that runs, or None when it has ended."""
     try:
-        return ProcessRecord(kind="", id="", pid=pid, created=psutil.Process(pid).create_time())
+        boot, created = _birth(psutil.Process(pid))
     except psutil.Error:
         return None
+    return ProcessRecord(kind="", id="", pid=pid, created=created, boot=boot)
 
 
 def read_record(run: Path, record_id: str) -> ProcessRecord | None:

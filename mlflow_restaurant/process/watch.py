@@ -67,21 +67,23 @@ def signal_group(record: ProcessRecord, signum: int) -> None:
             record.signal(signum)
 
 
-def end_followers(leader: int) -> None:
-    """Kill what a process that led a session has left behind: it may hold its connections open.
+def end_orphans(leader: int) -> None:
+    """Kill what a process that has just ended had started, and left in its group.
 
-    Args:
-        leader: id of a process that has ended; it is given to no other while its group has members.
+    They may hold its connections open, so that nobody would see that it has ended.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
 async def end_process(record: ProcessRecord, grace_s: float = KILL_AFTER_S) -> None:
-    """End a process: SIGTERM, and SIGKILL when it is still there after `grace_s` seconds."""
+    """End a process and what it started: SIGTERM, and SIGKILL for what is still there after `grace_s` seconds."""
+    was_there = record.alive()
     signal_group(record, signal.SIGTERM)
     try:
         await asyncio.wait_for(wait_for_exit(record), grace_s)
     except asyncio.TimeoutError:
         signal_group(record, signal.SIGKILL)
         await wait_for_exit(record)
+    if was_there:  # else its number may be another's by now
+        end_orphans(record.pid)

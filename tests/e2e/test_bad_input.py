@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from benchmarks.chaos import surroundings
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
@@ -420,17 +420,12 @@ def test_a_home_of_another_user(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def mounted(path: Path, options: str) -> Iterator[None]:
     """Mount an empty file system in memory at `path`, or skip the test."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted: {done.stderr.strip()}")
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(surroundings.mounted(path, options))
+        except surroundings.Impossible as e:
+            pytest.skip(str(e))
         yield
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_home_that_can_not_be_written(tmp_path: Path) -> None:
@@ -447,12 +442,7 @@ def test_a_home_that_can_not_be_written(tmp_path: Path) -> None:
 
 def fill(directory: Path) -> Path:
     """Leave no byte free in the file system of `directory`."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            with contextlib.suppress(OSError):
-                while file.write(b"\0" * size):
-                    pass
+    filler = surroundings.fill(directory)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         (directory / "more").write_bytes(b"\0" * 8192)
     (directory / "more").unlink(missing_ok=True)

@@ -341,6 +341,29 @@ class TestForked:
 
         site.run(test())
 
+    def test_one_that_hangs_is_replaced_and_the_end_of_its_jobs_is_noticed(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mlflow_restaurant.process.launcher.FORK_WITHIN_S", 0.5)
+        monkeypatch.setattr("mlflow_restaurant.process.launcher.EXIT_TOLD_WITHIN_S", 0.1)
+
+        async def test() -> None:
+            with locked(site.home):
+                child = await site.launch("environment", waiting_for_a_lock(site.home))
+                server = site.server()
+                assert server is not None
+                server.suspend()
+                child.signal(signal.SIGKILL)
+
+                assert await child.wait() is None
+            after = await site.launch("fetch", fetch("/x", site.home))
+            assert await after.wait() == 1
+            there = site.server()
+            assert there is not None
+            assert there.pid != server.pid
+
+        site.run(test())
+
 
 class TestSpawned:
     def test_a_job_in_a_fresh_interpreter_tells_the_same(self, site: Site) -> None:

@@ -31,6 +31,10 @@ from mlflow_restaurant.process.watch import end_process, signal_group, wait_for_
 SLEEP = "print('up', flush=True); import time; time.sleep(60)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
 PARENT = f"import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); print(c.pid, flush=True); c.wait()"
+ORPHAN = (
+    f"import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', {DEAF!r}], stdout=subprocess.PIPE)\n"
+    "c.stdout.readline(); print(c.pid, flush=True); import time; time.sleep(60)"
+)
 PATIENCE_S = 20
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -159,6 +163,20 @@ class TestAlive:
 
         assert not record.model_copy(update={"created": record.created - 60}).alive()
 
+    @pytest.mark.skipif(
+        sys.platform != "linux", reason="elsewhere the time of creation is one by the wall clock"
+    )
+    def test_it_is_the_same_when_the_clock_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        record = identify(os.getpid())
+        assert record is not None
+        created = psutil.Process().create_time()
+        boot_time = psutil.boot_time()
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot_time + 3600)
+        assert psutil.Process().create_time() > created + 3500
+
+        assert record.alive()
+        assert identify(os.getpid()) == record
+
     def test_a_signal_never_reaches_another_process_of_the_same_id(self, start: Start) -> None:
         process = start()
         record = ProcessRecord(kind="", id="", pid=process.pid, created=1.0)
@@ -241,6 +259,19 @@ class TestWatch:
 
     def test_what_it_started_is_ended_too(self, start: Start) -> None:
         process = start(PARENT)
+        child = identify(int(first_line(process)))
+        record = identify(process.pid)
+        assert child is not None
+        assert record is not None
+
+        async def test() -> None:
+            await end_process(record)
+            await wait_for_exit(child)
+
+        within_patience(test)
+
+    def test_what_it_started_and_left_behind_is_killed(self, start: Start) -> None:
+        process = start(ORPHAN)
         child = identify(int(first_line(process)))
         record = identify(process.pid)
         assert child is not None
