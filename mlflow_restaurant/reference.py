@@ -16,6 +16,7 @@ from mlflow_restaurant.config import (
     ServerSettings,
     config_table,
 )
+from mlflow_restaurant.entities import EVENT_KINDS
 
 PATHS = (
     (
@@ -109,6 +110,13 @@ def reference() -> str:
         f"In `config.toml` of its home, or as `{ENV_PREFIX}<NAME>` in the environment of the command that starts it.",
         "",
         *_table(("key", "default", "meaning"), [*server]),
+        "",
+        "## Events",
+        "",
+        "`mlflow-restaurant events [NAME]` lists them; `--json` has `id`, `time`, `kind`, `deployment`, `endpoint`, `revision`,",
+        "`by` and `message`.",
+        "",
+        *_table(("kind", "what happened"), [(_code(k), m) for k, m in EVENT_KINDS.items()]),
         "",
         "## HTTP",
         "",

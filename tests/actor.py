@@ -59,16 +59,29 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if verb == "grow":
             self.kept = [*getattr(self, "kept", []), os.urandom(int(argument) * 1_000_000)]
             return str(os.getpid())
-        if verb in ("print", "flood"):
-            print(argument, flush=True) if verb == "print" else flood(int(argument))
+        if verb in DEEDS:
+            DEEDS[verb](argument)
         return action
 
 
-def flood(megabytes: int) -> None:
+def flood(megabytes: str) -> None:
     """Print so many megabytes, in numbered lines."""
     block = b"".join(b"%099d\n" % number for number in range(10_000))
-    for _ in range(megabytes):
+    for _ in range(int(megabytes)):
         os.write(1, block)
 
+
+def fork(seconds: str) -> None:
+    """Leave a child that lives for a while."""
+    if os.fork() == 0:
+        time.sleep(float(seconds))
+        os._exit(0)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+DEEDS = {"print": say, "flood": flood, "fork": fork}
 
 mlflow.models.set_model(Actor())

@@ -187,8 +187,12 @@ def is_kept_as_json(column: ColumnProfile) -> bool:
 def _read_sample(
     entry: Mapping[str, Any], root: Path, columns: Mapping[str | int, ColumnProfile]
 ) -> pd.DataFrame:
+    from pyarrow import parquet
+
     _check(entry, root, SAMPLE_FILE)
-    stored = pd.read_parquet(root / SAMPLE_FILE)
+    # Few rows: threads, which may still run when the interpreter ends, are not worth it.
+    with parquet.ParquetFile(root / SAMPLE_FILE, pre_buffer=False) as file:
+        stored = file.read(use_threads=False).to_pandas(use_threads=False)
     found = {name: _restored(stored[str(name)], column) for name, column in columns.items()}
     return pd.DataFrame(found)
 

@@ -56,31 +56,40 @@ class Limiter:
         self.burst, self.window_s = burst, window_s
         self.windows: dict[tuple[str | None, str | None, str], _Window] = {}
 
-    def admit(self, event: Event, now: float) -> bool:
-        """Tell whether an event is to be written; otherwise it is counted."""
-        window = self.windows.setdefault((event.deployment, event.endpoint, event.kind), _Window(now))
+    def admit(self, event: Event, now: float) -> list[Event]:
+        """Return what is to be written as an event comes: nothing while it is only counted."""
+        key = (event.deployment, event.endpoint, event.kind)
+        told = []
+        if (window := self.windows.get(key)) is not None and self._is_over(window, now):
+            told = _summary(self.windows.pop(key))
+        window = self.windows.setdefault(key, _Window(now))
         if window.written < self.burst:
             window.written += 1
-            return True
+            return [*told, event]
         window.left_out += 1
         window.last = event
-        return False
+        return told
 
     def ended(self, now: float) -> list[Event]:
         """Return, once for each window that is over, an event that says what was left out in it."""
-        over = [key for key, window in self.windows.items() if now - window.began >= self.window_s]
-        return [event for key in over if (event := _summary(self.windows.pop(key))) is not None]
+        over = [key for key, window in self.windows.items() if self._is_over(window, now)]
+        return [event for key in over for event in _summary(self.windows.pop(key))]
+
+    def _is_over(self, window: _Window, now: float) -> bool:
+        return now - window.began >= self.window_s
 
     def counts(self) -> bool:
         """Tell whether some event was left out and not yet told of."""
         return any(window.left_out for window in self.windows.values())
 
 
-def _summary(window: _Window) -> Event | None:
-    if window.last is None or window.left_out == 1:
-        return window.last
+def _summary(window: _Window) -> list[Event]:
+    if window.last is None:
+        return []
+    if window.left_out == 1:
+        return [window.last]
     message = f"{window.left_out:,} more of these were left out; the last: {window.last.message}"
-    return window.last.model_copy(update={"message": message})
+    return [window.last.model_copy(update={"message": message})]
 
 
 class EventLog:
@@ -119,9 +128,8 @@ class EventLog:
             append_log(self.home, deployment, message)
         else:
             _logger.info("%s", message)
-        if self.limiter.admit(event, time.monotonic()):
-            self.queue.append(event)
-            self.news.set()
+        self.queue.extend(self.limiter.admit(event, time.monotonic()))
+        self.news.set()
 
     async def run(self) -> None:
         """Write what comes, until cancelled."""
@@ -135,7 +143,8 @@ class EventLog:
         """Write what has come so far."""
         async with self.writing:
             batch = self._take()
-            await asyncio.to_thread(self._write, batch)
+            if batch or self._is_prune_due():
+                await asyncio.to_thread(self._write, batch)
 
     def close(self) -> None:
         """Write what is left, at the end."""
@@ -148,16 +157,18 @@ class EventLog:
         self.queue.clear()
         return batch
 
+    def _is_prune_due(self) -> bool:
+        return self.written >= PRUNE_AFTER or time.monotonic() - self.pruned >= PRUNE_S
+
     def _write(self, batch: list[Event]) -> None:
         try:
             if batch:
                 self.store.record(batch)
             self.written += len(batch)
-            now = time.monotonic()
-            if self.written >= PRUNE_AFTER or now - self.pruned >= PRUNE_S:
+            if self._is_prune_due():
                 oldest = utcnow() - timedelta(days=self.settings.keep_events_days)
                 self.store.prune_events(self.settings.keep_events, oldest)
-                self.written, self.pruned = 0, now
+                self.written, self.pruned = 0, time.monotonic()
         except HomeError as e:
             _logger.warning("%d events could not be written: %s", len(batch), e)
 

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_restaurant.config import ServerSettings
@@ -21,6 +22,7 @@ from mlflow_restaurant.logs import BLOCK, rotated_files
 
 INTERVAL_S = 0.25
 """Time between two looks; what is written meanwhile comes on top of the limit."""
+FLOOD_INTERVAL_S = 0.01
 PATIENCE = 4
 """A log so many times its limit is rotated even if its reader does not let go of it."""
 LINE_WAIT_S = 0.001
@@ -31,29 +33,35 @@ MB = 1_000_000
 
 async def keep_bounded(home: Home, settings: ServerSettings) -> None:
     """Rotate the logs that grow beyond their limit, until cancelled."""
-    limit = int(settings.max_log_mb * MB)
+    limit, pause = int(settings.max_log_mb * MB), INTERVAL_S
     while limit:
-        await asyncio.sleep(INTERVAL_S)
-        await asyncio.to_thread(rotate_all, home, limit, settings.log_files)
+        await asyncio.sleep(pause)
+        found = too_large(home, limit)
+        if found:
+            await asyncio.to_thread(rotate_all, found, limit, settings.log_files)
+        pause = FLOOD_INTERVAL_S if any(size > 2 * limit for size in found.values()) else INTERVAL_S
 
 
-def rotate_all(home: Home, limit: int, keep: int) -> None:
-    """Rotate every log of a home that is larger than `limit` bytes; `keep` rotated files stay of each."""
-    for directory in (home.logs, home.logs / "deployments"):
-        for log in _larger_than(limit, directory):
-            with contextlib.suppress(
-                OSError
-            ):  # it has just been removed, or the disk is in trouble: next time
-                rotate(log, limit, keep)
+def rotate_all(logs: Iterable[Path], limit: int, keep: int) -> None:
+    """Rotate logs, as `rotate` does; one that can't be is left for the next time."""
+    for log in logs:
+        with contextlib.suppress(OSError):  # it is gone, or the disk is in trouble
+            rotate(log, limit, keep)
 
 
-def _larger_than(limit: int, directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        return [
-            Path(entry.path)
-            for entry in entries
-            if entry.name.endswith(".log") and entry.stat().st_size > limit
-        ]
+def too_large(home: Home, limit: int) -> dict[Path, int]:
+    """Return the logs of a home that are larger than `limit`, and their sizes, in bytes."""
+    return {
+        log: size
+        for directory in (home.logs, home.logs / "deployments")
+        for log, size in _larger_than(limit, directory)
+    }
+
+
+def _larger_than(limit: int, directory: Path) -> list[tuple[Path, int]]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        logs = [(entry.path, entry.stat().st_size) for entry in entries if entry.name.endswith(".log")]
+        return [(Path(path), size) for path, size in logs if size > limit]
     return []
 
 

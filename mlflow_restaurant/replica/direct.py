@@ -14,13 +14,14 @@ import contextvars
 import os
 import socket
 import threading
-import traceback
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mlflow_restaurant.replica.app import TRACES
 
 READ_SIZE = 1 << 18
 AT_ONCE = min(32, (os.cpu_count() or 1) + 4)
@@ -167,9 +168,8 @@ class Connection:
     def _scored(self, body: bytes) -> bytes:
         try:
             status, content = self.answer(body)
-        except Exception:  # what MLflow's server answers with a bare 500
-            with contextlib.suppress(OSError):  # the disk may be full
-                traceback.print_exc()
+        except Exception as e:  # what MLflow's server answers with a bare 500
+            TRACES.print(e)
             return FAILED
         return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
             STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -34,6 +35,7 @@ PASSAGES = 2
 QUICK = {"bake_s": "0.4", "min_requests": "1000"}
 LONG = {"bake_s": "3000"}
 SETTLE_S = 60.0
+AFTERMATH_S = 0.5
 PAUSE_S = 0.01
 
 
@@ -179,7 +181,7 @@ def points(server: Server, kind: Kind) -> list[tuple[str, int]]:
     server.order("record")
     with contextlib.suppress(MlflowException, RestaurantError):
         kind.change(server)
-    time.sleep(0.3)  # what is stopped goes after the change has been told of
+    time.sleep(AFTERMATH_S)  # what is stopped goes after the change has been told of
     server.order("")
     counts = Counter(passed.read_text(encoding="utf-8").splitlines())
     server.clean()
@@ -199,16 +201,23 @@ class Outcome:
 
 def try_point(server: Server, kind: Kind, point: str, passage: int) -> Outcome:
     """Make a change whose controller dies at the given passage of a point."""
-    return _try(server, kind, lambda: server.order(f"kill {point} {passage}"), lambda: None)
+
+    def end(controller: int) -> None:
+        with contextlib.suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):
+            psutil.Process(controller).wait(
+                AFTERMATH_S
+            )  # what is stopped goes after the change has been told of
+
+    return _try(server, kind, lambda: server.order(f"kill {point} {passage}"), end)
 
 
 def try_moment(server: Server, kind: Kind, draw: random.Random) -> Outcome:
     """Make a change and kill its controller some time after it has begun."""
     timer = threading.Timer(draw.uniform(0, 1.2), kill, [server])
-    return _try(server, kind, timer.start, timer.join)
+    return _try(server, kind, timer.start, lambda _: timer.join())
 
 
-def _try(server: Server, kind: Kind, begin: Callable[[], None], end: Callable[[], None]) -> Outcome:
+def _try(server: Server, kind: Kind, begin: Callable[[], None], end: Callable[[int], None]) -> Outcome:
     kind.prepare(server)
     before = _numbers(server) if kind.name != "create" else []
     url = server.url(NAME)
@@ -225,7 +234,7 @@ def _try(server: Server, kind: Kind, begin: Callable[[], None], end: Callable[[]
             told = ""
         except (MlflowException, RestaurantError) as e:
             told = e.message
-        end()
+        end(first)
         server.order("")
         server.control.ensure_running()
         died = records(server.home, "controller") != [first]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow.deployments import get_deploy_client
 
 from mlflow_restaurant.control.client import ControlClient
@@ -62,6 +63,20 @@ def test_requests_wait_for_the_replacement_of_an_only_replica(home: Home, actor:
     (replica,) = client.get_deployment("a")["replicas"]
     assert (replica["state"], replica["restarts"]) == ("RUNNING", 1)
     assert "SIGKILL" in client.home.deployment_log("a").read_text()
+
+
+def test_what_a_model_has_forked_ends_with_its_replica(home: Home, actor: Path) -> None:
+    """A child holds the connections of its parent open, and who asked would wait for nobody."""
+    client, deployment = deployed(home, actor)
+    (victim,) = _pids(client)
+    with ThreadPoolExecutor(4) as pool:
+        assert do(deployment["url"], "fork:600").status == 200
+        (child,) = psutil.Process(victim).children()
+        slow = [pool.submit(do, deployment["url"], "sleep:1") for _ in range(4)]
+        time.sleep(0.3)  # the kill must come while the model works on them
+        os.kill(victim, signal.SIGKILL)
+        assert [s.result().status for s in slow] == [200] * 4
+    eventually(lambda: not child.is_running(), "the child is gone")
 
 
 def test_a_request_that_ends_replicas_is_given_up(home: Home, actor: Path) -> None:

@@ -31,7 +31,7 @@ def event(message: str = "m", kind: str = "replica", **where: Any) -> Event:
 class TestLimiter:
     def test_the_first_events_of_each_window_pass_and_the_rest_is_counted(self) -> None:
         limiter = Limiter(burst=2, window_s=10)
-        assert [limiter.admit(event(str(n)), now=n) for n in range(5)] == [True, True, False, False, False]
+        assert [len(limiter.admit(event(str(n)), now=n)) for n in range(5)] == [1, 1, 0, 0, 0]
         assert limiter.counts()
         assert limiter.ended(now=9.9) == []
         (told,) = limiter.ended(now=10)
@@ -40,6 +40,14 @@ class TestLimiter:
         assert not limiter.counts()
         assert limiter.ended(now=99) == []
         assert limiter.admit(event(), now=10)
+
+    def test_a_window_that_is_over_keeps_nothing_back(self) -> None:
+        limiter = Limiter(burst=1, window_s=10)
+        for n in range(3):
+            limiter.admit(event(str(n)), now=n)
+        assert [e.message for e in limiter.admit(event("later"), now=99)] == [
+            *("2 more of these were left out; the last: 2", "later")
+        ]
 
     def test_one_that_was_left_out_comes_as_it_was(self) -> None:
         limiter = Limiter(burst=1, window_s=10)

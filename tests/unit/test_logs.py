@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_restaurant.control.log_rotation import rotate, rotate_all
+from mlflow_restaurant.control.log_rotation import rotate, rotate_all, too_large
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.logs import LogReader, last_lines, rotated_files
 
@@ -113,11 +113,12 @@ class TestRotation:
             add(log, "x" * LIMIT)
         add(short, "x")
         for _ in range(3):  # rotated files are not rotated again
-            rotate_all(home, LIMIT, 2)
+            rotate_all(too_large(home, LIMIT), LIMIT, 2)
         assert [len(rotated_files(log)) for log in (home.server_log, long, short)] == [1, 1, 0]
 
     def test_a_home_that_is_gone_is_no_error(self, tmp_path: Path) -> None:
-        rotate_all(Home(tmp_path / "gone"), LIMIT, 2)
+        assert too_large(Home(tmp_path / "gone"), LIMIT) == {}
+        rotate_all([tmp_path / "gone"], LIMIT, 2)
 
 
 class TestLastLines:

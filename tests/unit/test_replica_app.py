@@ -32,6 +32,32 @@ class Model:
         return self.act()
 
 
+# -- stack traces ------------------------------------------------------------------------------------------------------
+
+
+def test_stack_traces_are_printed_so_many_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    traces = app.Traces(2, 60)
+    assert [traces.admit(now) for now in (1, 2, 3, 4, 60)] == [True, True, False, False, False]
+    assert capsys.readouterr().err == ""
+    assert traces.admit(61)
+    assert capsys.readouterr().err == "3 stack traces were left out here: they came too fast\n"
+    assert [traces.admit(now) for now in (62, 63)] == [True, False]
+
+
+def test_a_stack_trace_says_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing() -> None:
+        raise ValueError("no") from KeyError("cause")
+
+    traces = app.Traces(1, 60)
+    for _ in range(2):
+        try:
+            failing()
+        except ValueError as e:
+            traces.print(e)
+    said = capsys.readouterr().err
+    assert said.count("in failing") == said.count("ValueError: no\n") == said.count("KeyError: 'cause'") == 1
+
+
 # -- the guard -------------------------------------------------------------------------------------------------------
 
 
