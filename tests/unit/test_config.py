@@ -48,6 +48,7 @@ DEFAULTS = {
     "max_error_rate_increase": 0.02,
     "max_latency_ratio": 2,
     "min_agreement": 0,
+    "trial_report": "auto",
     "sticky": "off",
     "keep_revisions": 5,
     "env": {},
@@ -221,6 +222,10 @@ class TestServer:
             "port": 5001,
             "gateways": 1,
             "max_total_memory_mb": 0,
+            "keep_events": 200,
+            "keep_events_days": 90,
+            "max_log_mb": 10,
+            "log_files": 3,
         }
 
     def test_file_and_variables_and_variables_win(self, tmp_path: Path) -> None:
