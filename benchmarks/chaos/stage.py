@@ -28,6 +28,7 @@ from mlflow_restaurant.process.records import ProcessRecord, read_records
 
 UNRULY = Path(__file__).with_name("unruly.py")
 RECOVERY_WITHIN_S = 120.0
+ENDED_WITHIN_S = 10.0
 LOOK_S = 0.01
 FRAME = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [0.0, 1.0, 0.0, 1.0]})
 NEVER = 1 << 62
@@ -170,17 +171,27 @@ def staged(models: Models, environ: dict[str, str] | None = None, gateways: int 
     with temporary_home(gateways) as home:
         os.environ.update(environ or {})
         stage = Stage(home, models, models.unruly.parent)
-        seen: dict[int, psutil.Process] = {}
+        seen: list[psutil.Process] = []
         try:
             yield stage
         finally:
             stage.withdraw()
-            seen = {p.pid: p for p in processes_of(home)}
-    left = [p for p in seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+            seen = [*processes_of(home), *named(home)]
+    _, left = psutil.wait_procs(seen, timeout=ENDED_WITHIN_S)
     for process in left:
         process.kill()
     if left:
         raise Harm(f"processes left behind: {left}")
+
+
+def named(home: Home) -> list[psutil.Process]:
+    """Return the processes whose command line names a home: whatever has lost its record is found by it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(home.path) in argument for argument in process.cmdline()):
+                found.append(process)
+    return found
 
 
 @contextlib.contextmanager

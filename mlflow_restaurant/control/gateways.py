@@ -12,29 +12,31 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
-import secrets
+import math
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from mlflow_restaurant.config import ServerSettings
+from mlflow_restaurant.control.gateway_process import (
+    CALL_TIMEOUT_S,
+    GRACE_S,
+    UNREACHABLE,
+    Gateway,
+    Launched,
+    launch,
+)
 from mlflow_restaurant.control.planner import after_death
 from mlflow_restaurant.entities import RouteTable
 from mlflow_restaurant.errors import HomeError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.faults import fault_point
-from mlflow_restaurant.process.launcher import Child, SpawnLauncher
 from mlflow_restaurant.process.records import (
     ProcessRecord,
     read_record,
     read_records,
-    record_path,
     remove_record,
     write_record,
 )
@@ -48,77 +50,13 @@ STANDBY_AFTER_S = 3.0
 """Time until the next gateway stands by: what is under way needs the processors more."""
 BACKLOG = 2048
 START_TIMEOUT_S = 30.0
-PUSH_TIMEOUT_S = 5.0
 ASK_TIMEOUT_S = 2.0
-GRACE_S = 5.0
+QUICK_DEATH_S = 2.0
+"""A gateway that lived longer could serve, and callers wait for the next one: it comes at once."""
 WATCH_S = 1.0
 """Time between two looks whether the gateways answer."""
 HANG_S = 5.0
 """Time without an answer after which a gateway counts as hanging."""
-
-
-class Gateway:
-    """One gateway process, started or adopted."""
-
-    def __init__(self, home: Home, key: str) -> None:
-        self.home, self.key = home, key
-        self.acknowledged = -1
-        self.session: aiohttp.ClientSession | None = None
-
-    @property
-    def control(self) -> Path:
-        return self.home.run / f"{self.key}.sock"
-
-    @property
-    def handover(self) -> Path:
-        return self.home.run / f"{self.key}.fd"
-
-    async def call(
-        self, method: str, path: str, payload: Any = None, timeout_s: float = PUSH_TIMEOUT_S
-    ) -> Any:
-        """Send one request to the gateway.
-
-        Raises:
-            aiohttp.ClientError, OSError, asyncio.TimeoutError: it does not answer as it should.
-        """
-        if self.session is None:
-            self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.control)))
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with self.session.request(
-            method, f"http://gateway{path}", json=payload, timeout=timeout, raise_for_status=True
-        ) as response:
-            return await response.json()
-
-    async def close(self) -> None:
-        if self.session is not None:
-            await self.session.close()
-            self.session = None
-
-
-@dataclass
-class Launched:
-    """A gateway process that has been started, and does nothing until it is told to begin."""
-
-    gateway: Gateway
-    child: Child
-    word: int
-
-    def begin(self) -> None:
-        """Let it serve.
-
-        Raises:
-            OSError: it has ended.
-        """
-        os.write(self.word, b"!")
-
-    def close(self) -> None:
-        """Say no more; one that was not told to begin ends."""
-        if self.word >= 0:
-            os.close(self.word)
-        self.word = -1
-
-
-UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
 class GatewayFleet:
@@ -175,7 +113,7 @@ class GatewayFleet:
                 contextlib.suppress(OSError, ValueError),
                 socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door,
             ):
-                door.settimeout(PUSH_TIMEOUT_S)
+                door.settimeout(CALL_TIMEOUT_S)
                 door.connect(str(Gateway(self.home, record.id).handover))
                 _, fds, _, _ = socket.recv_fds(door, 16, 1)
                 listener = socket.socket(fileno=fds[0])
@@ -230,7 +168,8 @@ class GatewayFleet:
             await asyncio.sleep(wait)
             started = loop.time()
             await self._live()
-            death = after_death(loop.time() - started, deaths, loop.time())
+            lived = loop.time() - started
+            death = after_death(lived if lived < QUICK_DEATH_S else math.inf, deaths, loop.time())
             deaths, wait = death.quick_deaths, max(0.0, death.retry_at - loop.time())
 
     async def _live(self) -> None:
@@ -250,6 +189,10 @@ class GatewayFleet:
         finally:
             if launched is not None:
                 await self._put_away(launched)
+
+    async def _launch(self) -> Launched:
+        assert self.listener is not None
+        return await launch(self.home, self.listener)
 
     def _take_standby(self) -> Launched | None:
         launched = self.standby
@@ -284,37 +227,6 @@ class GatewayFleet:
     def _admit(self, gateway: Gateway) -> None:
         self.gateways[gateway.key] = gateway
         self.changed()
-
-    async def _launch(self) -> Launched:
-        """Start a gateway that waits for the word to begin."""
-        assert self.listener is not None
-        gateway, fd = Gateway(self.home, f"g-{secrets.token_hex(3)}"), self.listener.fileno()
-        begin_r, begin_w = os.pipe()
-        args = {
-            "fd": fd,
-            "begin": begin_r,
-            "control": str(gateway.control),
-            "handover": str(gateway.handover),
-            "admin": str(self.home.admin_socket),
-            "record": str(record_path(self.home.records, gateway.key)),
-            "logs": str(self.home.logs),
-            "grace_s": GRACE_S,
-        }
-        try:
-            child = await SpawnLauncher().launch(
-                "gateway",
-                args,
-                log=self.home.server_log,
-                env={},
-                title="mlflow_restaurant gateway",
-                pass_fds=[fd, begin_r],
-            )
-        except BaseException:
-            os.close(begin_w)
-            raise
-        finally:
-            os.close(begin_r)
-        return Launched(gateway, child, begin_w)
 
     async def _forget(self, gateway: Gateway) -> None:
         self.gateways.pop(gateway.key, None)

@@ -23,6 +23,9 @@ KEEPS_DYING = 2
 """Quick deaths of a replica that end the trial of its revision."""
 FIRST_BACKOFF_S = 0.5
 SLOW_RETRY_S = 30.0
+SOON_RETRY_S = 1.0
+START_SHARE = 0.25
+"""Part of the time that a replica may spend on starts that keeps ending after them."""
 
 
 class Trial(Enum):
@@ -248,17 +251,25 @@ class Death:
     retry_at: float
 
 
-def after_death(lived_s: float, quick_deaths: int, now: float) -> Death:
+def after_death(lived_s: float, quick_deaths: int, now: float, start_s: float | None = None) -> Death:
     """Return the replica's next state, and when to start it again.
 
     The first restart comes at once. After `FATAL_AFTER_QUICK_DEATHS` deaths in a row within `QUICK_DEATH_S` seconds
-    of their start it is given up as FATAL, but still tried again slowly.
+    of their start it is given up as FATAL, but still tried again: slowly where it did not come to run, and else as soon
+    as its starts leave the machine to others most of the time, since between two deaths it answers callers.
+
+    Args:
+        start_s: time that its start took until it ran, None when it did not come to run.
     """
     quick = quick_deaths + 1 if lived_s < QUICK_DEATH_S else 1
-    if quick >= FATAL_AFTER_QUICK_DEATHS:
-        return Death(ReplicaState.FATAL, quick, now + SLOW_RETRY_S)
-    wait = 0.0 if quick == 1 else FIRST_BACKOFF_S * 2.0 ** (quick - 2)
-    return Death(ReplicaState.BACKOFF, quick, now + wait)
+    wait = 0.0 if quick == 1 else FIRST_BACKOFF_S * 2.0 ** min(quick - 2, FATAL_AFTER_QUICK_DEATHS)
+    if start_s is not None:
+        wait = min(wait, max(SOON_RETRY_S, start_s * (1 / START_SHARE - 1)))
+    if quick < FATAL_AFTER_QUICK_DEATHS:
+        return Death(ReplicaState.BACKOFF, quick, now + wait)
+    return Death(
+        ReplicaState.FATAL, quick, now + (SLOW_RETRY_S if start_s is None else min(wait, SLOW_RETRY_S))
+    )
 
 
 def deployment_state(wanted: Wanted, seen: Iterable[Seen]) -> tuple[DeploymentState, str]:

@@ -23,7 +23,7 @@ from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
 from mlflow_restaurant.control.batching import ONE_ROW, ROWS_COMPARED, disagreement, needs_comparison
 from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
-from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, SLOW_RETRY_S, Seen, after_death
+from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, Seen, after_death
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError, one_line
 from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
@@ -76,6 +76,7 @@ class Replica:
         self.stray = ""
         self.task: asyncio.Task[None] | None = None
         self.started = time.monotonic()
+        self.start_s: float | None = None
         self.gone = asyncio.Event()
 
     def seen(self) -> Seen:
@@ -121,6 +122,7 @@ class Replica:
         """Take over a process that an earlier controller started and that answers."""
         self.key, self.pid = record.id, record.pid
         self.restarts = int(record.details.get("restarts", 0))
+        self.start_s = 0.0
         self._become(ReplicaState.RUNNING)
         self.task = asyncio.ensure_future(self._watch(record))
 
@@ -161,13 +163,14 @@ class Replica:
         self.changed()
 
     async def _live(self) -> None:
-        self.started = time.monotonic()
+        self.started, self.start_s = time.monotonic(), None
         child: Child | None = None
         try:
             child = await self._launch()
             await self._ready(child)
             self.error = ""
             fault_point("replica: it runs")
+            self.start_s = time.monotonic() - self.started
             self._become(ReplicaState.RUNNING)
             if self.restarts:
                 self._note("replica", f"replica {self.id} runs again (restart {self.restarts})")
@@ -307,13 +310,15 @@ class Replica:
     def _died(self, reason: str) -> None:
         now = time.monotonic()
         lived = math.inf if self.recycled else now - self.started
-        death = after_death(lived, self.quick_deaths, now)
+        death = after_death(lived, self.quick_deaths, now, self.start_s)
         self.quick_deaths, self.retry_at, self.error = death.quick_deaths, death.retry_at, reason
         text = f"replica {self.id} ended: {reason}"
         if death.quick_deaths > FATAL_AFTER_QUICK_DEATHS:  # known already
             append_log(self.home, self.revision.deployment, text)
         elif death.state is ReplicaState.FATAL:
-            self._note("unhealthy", f"{text}; it keeps ending, and is tried every {SLOW_RETRY_S:g} s")
+            self._note(
+                "unhealthy", f"{text}; it keeps ending, and is tried every {death.retry_at - now:.2g} s"
+            )
         else:
             self._note("replica", text)
         self._become(death.state)

@@ -70,7 +70,7 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
     if tie is not None:
         loop.add_reader(tie, _untie, loop, tie, ended)
     await controller.start()
-    forking = asyncio.ensure_future(controller.jobs.fork.warm())
+    forking = asyncio.ensure_future(controller.jobs.fork.keep_warm())
     commands = Commands(controller)
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)
     serving = asyncio.ensure_future(admin.serve([bind_unix(home.admin_socket)]))

@@ -33,6 +33,8 @@ FIRST_FORK_WITHIN_S = 120.0
 """The same for one that may still import what it needs."""
 
 
+REWARM_S = 1.0
+"""Time after the end of a fork server until another one starts that nobody needs yet."""
 EXIT_TOLD_WITHIN_S = 2.0
 """Time in which the fork server says how a process ended that has ended."""
 
@@ -230,6 +232,16 @@ class ForkLauncher:
     async def warm(self) -> None:
         """Start a fork server if none runs, so that the first job finds it ready."""
         (await self._connect()).close()
+
+    async def keep_warm(self) -> None:
+        """Have a fork server, and another one when it ends, until cancelled."""
+        while True:
+            with contextlib.suppress(OSError):
+                await self.warm()
+            server = read_record(self.home.run, FORKSERVER_ID)
+            if server is not None:
+                await wait_for_exit(server)
+            await asyncio.sleep(REWARM_S)
 
     async def start(self) -> None:
         """Start a fork server; connections wait in its socket until it has imported what it needs."""

@@ -341,6 +341,23 @@ class TestForked:
 
         site.run(test())
 
+    def test_another_one_is_kept_warm_when_it_ends(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mlflow_restaurant.process.launcher.REWARM_S", 0.01)
+
+        async def test() -> None:
+            keeping = asyncio.ensure_future(site.launcher.keep_warm())
+            while (server := site.server()) is None:
+                await asyncio.sleep(0.01)
+            server.kill()
+            while (there := site.server()) is None or there.pid == server.pid:
+                await asyncio.sleep(0.01)
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            after = await site.launch("fetch", fetch("/x", site.home))
+            assert await after.wait() == 1
+
+        site.run(test())
+
     def test_one_that_hangs_is_replaced_and_the_end_of_its_jobs_is_noticed(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,6 +12,7 @@ from mlflow_restaurant.control.planner import (
     FATAL_AFTER_QUICK_DEATHS,
     QUICK_DEATH_S,
     SLOW_RETRY_S,
+    SOON_RETRY_S,
     Action,
     Fail,
     Promote,
@@ -179,6 +180,19 @@ class TestDeath:
         assert waits == sorted(waits)
         assert len(set(waits[:early])) == early
         assert set(waits[early:]) == {SLOW_RETRY_S}
+
+    @pytest.mark.parametrize(("start_s", "longest"), [(0.1, SOON_RETRY_S), (2.0, 6.0), (100.0, SLOW_RETRY_S)])
+    def test_one_that_runs_before_it_ends_is_tried_again_sooner(self, start_s: float, longest: float) -> None:
+        quick, waits = 0, []
+        for _ in range(20):
+            death = after_death(1.0, quick, NOW, start_s)
+            quick = death.quick_deaths
+            waits.append(death.retry_at - NOW)
+
+        assert death.state is FATAL
+        assert waits[0] == 0
+        assert waits == sorted(waits)
+        assert waits[-1] <= longest
 
     @unhurried
     @given(st.floats(QUICK_DEATH_S, 1e9), st.integers(0, 100))
