@@ -21,6 +21,7 @@ from mlflow_restaurant.gateway.tracks import Track
 from mlflow_restaurant.process.http import HttpServer
 
 PATH = b"/deployments/d/invocations"
+PATIENCE_S = 60.0
 
 
 def body(value: float) -> bytes:
@@ -185,7 +186,7 @@ def run() -> Iterator[Run]:
 
     async def at_a_site(test: Test) -> None:
         async with serving(directory) as site:
-            await asyncio.wait_for(test(site), 20)
+            await asyncio.wait_for(test(site), PATIENCE_S)
 
     yield lambda test: asyncio.run(at_a_site(test))
     shutil.rmtree(directory)

@@ -27,6 +27,7 @@ BURST = 20
 """Events of one kind of one deployment that are written one by one in each window."""
 WINDOW_S = 600.0
 MAX_QUEUED = 10_000
+MAX_MESSAGE = 2000
 PRUNE_S = 3600.0
 PRUNE_AFTER = 500
 """Events after which the old ones are removed before the hour is over."""
@@ -118,7 +119,7 @@ class EventLog:
         event = Event(
             at=utcnow(),
             kind=kind,
-            message=message,
+            message=message[:MAX_MESSAGE],
             deployment=deployment,
             revision=revision,
             endpoint=endpoint,

@@ -310,8 +310,9 @@ def test_a_home_with_a_long_path_works(actor: Path, tmp_path: Path) -> None:
 
 def test_processes_end_when_their_home_is_deleted(home: Home, actor: Path) -> None:
     own_client(home).create_deployment("a", str(actor))
+    eventually(lambda: records(home, "standby"), "a gateway stands by")
     running = processes_of(home)
-    assert len(running) == 4
+    assert len(running) == 5  # controller, fork server, replica, and two gateways
     shutil.rmtree(home.path)
     eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in running), "all have ended")
 

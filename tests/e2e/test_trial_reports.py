@@ -28,6 +28,13 @@ from ..support import Load, call, eventually
 from .conftest import own_client
 
 SHADOW = {"strategy": "shadow", "bake_s": "2", "max_latency_ratio": "1000000"}
+KEEPER = """
+import os, signal, subprocess, sys
+subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+sys.stdin.read()
+os.killpg(0, signal.SIGKILL)
+"""
+"""Ends a command, and what it started, together with whoever started this."""
 DEFAULTS = {"at_load": "", "end_if_there": "", "fail_every": 1 << 62, "takes_s": 0}
 
 
@@ -53,11 +60,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]
         "--artifacts-destination",
         str(directory),
     ]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *stores]
+    command = [
+        sys.executable,
+        "-c",
+        KEEPER,
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *stores,
+    ]
     environ = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=directory, stdout=log, stderr=log, env=environ, start_new_session=True
+            command,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environ,
+            start_new_session=True,
         )
     found = TrackingServer(f"http://127.0.0.1:{port}", process)
 
@@ -73,7 +99,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]
         yield found
     finally:
         found.signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 def log_versions(experiment: str) -> None:
