@@ -40,7 +40,7 @@ from mlflow_restaurant.process.records import (
     remove_record,
     write_record,
 )
-from mlflow_restaurant.process.watch import end_process, wait_for_exit
+from mlflow_restaurant.process.watch import cpu_s, end_process, is_held_up, wait_for_exit
 
 _logger = logging.getLogger(__name__)
 
@@ -243,19 +243,25 @@ class GatewayFleet:
             await asyncio.gather(*(self._look_at(gateway) for gateway in list(self.gateways.values())))
 
     async def _look_at(self, gateway: Gateway) -> None:
+        record = read_record(self.home.run, gateway.key)
+        if record is None or await self._answers(gateway, record, HANG_S):
+            return
+        # It may have been held up until now, as this process may have been.
+        if not await self._answers(gateway, record, WATCH_S) and gateway.key in self.gateways:
+            self.note(f"gateway {gateway.key} did not answer for {HANG_S + WATCH_S:g} s; it is killed")
+            record.signal(signal.SIGKILL)
+
+    async def _answers(self, gateway: Gateway, record: ProcessRecord, within_s: float) -> bool:
+        """Tell whether a gateway answers, would if the machine were not so busy, or is about to end, which is seen."""
         loop = asyncio.get_running_loop()
-        asked = loop.time()
+        used, asked = cpu_s(record), loop.time()
         try:
-            await gateway.call("GET", "/ping", timeout_s=HANG_S)
+            await gateway.call("GET", "/ping", timeout_s=within_s)
         except asyncio.TimeoutError:
-            if loop.time() - asked > HANG_S + WATCH_S:
-                return  # this process was held up itself, and its answer may be there
-            record = read_record(self.home.run, gateway.key)
-            if record is not None and gateway.key in self.gateways:
-                self.note(f"gateway {gateway.key} did not answer for {HANG_S:g} s; it is killed")
-                record.signal(signal.SIGKILL)
+            return is_held_up(record, cpu_s(record) - used, loop.time() - asked)
         except UNREACHABLE:
-            pass  # it is about to end, which is seen
+            pass
+        return True
 
     @property
     def newest(self) -> int:

@@ -24,7 +24,13 @@ from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.forkserver import JOBS, SINGLE_THREAD, quiet_environment
 from mlflow_restaurant.process.records import ProcessRecord, identify, read_record, record_path, write_record
-from mlflow_restaurant.process.watch import KILL_AFTER_S, end_orphans, wait_for_exit
+from mlflow_restaurant.process.watch import (
+    KILL_AFTER_S,
+    cpu_s,
+    end_orphans,
+    is_held_up,
+    wait_for_exit,
+)
 
 FORKSERVER_ID = "forkserver"
 FORK_WITHIN_S = 10.0
@@ -33,6 +39,8 @@ FIRST_FORK_WITHIN_S = 120.0
 """The same for one that may still import what it needs."""
 
 
+HELD_UP_LOOK_S = 0.5
+"""Time for which a fork server that does not answer is looked at, to see whether it only waits for a processor."""
 REWARM_S = 1.0
 """Time after the end of a fork server until another one starts that nobody needs yet."""
 EXIT_TOLD_WITHIN_S = 2.0
@@ -158,20 +166,30 @@ class ForkLauncher:
         Raises:
             ForkServerGone: it ended, or hangs.
         """
-        known = server is not None and server.pid == self.answered
+        answering = asyncio.ensure_future(reader.readline())
         try:
-            answer = await asyncio.wait_for(
-                reader.readline(), FORK_WITHIN_S if known else FIRST_FORK_WITHIN_S
-            )
-        except asyncio.TimeoutError:
-            if server is not None:
-                server.signal(signal.SIGKILL)
-                await wait_for_exit(server)
-            raise ForkServerGone("The fork server did not answer; try again.") from None
+            while not (await asyncio.wait((answering,), timeout=self._patience(server)))[0]:
+                if server is None or not await self._is_held_up(server):
+                    if server is not None:
+                        server.signal(signal.SIGKILL)
+                        await wait_for_exit(server)
+                    raise ForkServerGone("The fork server did not answer; try again.")
+            answer = answering.result()
+        finally:
+            answering.cancel()
         if not answer:
             raise ForkServerGone("The fork server ended before it started a process; try again.")
         self.answered = 0 if server is None else server.pid
         return answer
+
+    def _patience(self, server: ProcessRecord | None) -> float:
+        """Return how long to wait for a fork server, in seconds, until it is looked at."""
+        return FORK_WITHIN_S if server is not None and server.pid == self.answered else FIRST_FORK_WITHIN_S
+
+    async def _is_held_up(self, server: ProcessRecord) -> bool:
+        used = cpu_s(server)
+        await asyncio.sleep(HELD_UP_LOOK_S)
+        return is_held_up(server, cpu_s(server) - used, HELD_UP_LOOK_S)
 
     async def _send(
         self, request: Mapping[str, Any], fds: Sequence[int]

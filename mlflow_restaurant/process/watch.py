@@ -10,11 +10,15 @@ import signal
 import sys
 import time
 
+import psutil
+
 from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.process.records import ProcessRecord
 
 POLL_INTERVAL_S = 0.25
 KILL_AFTER_S = 5.0
+HELD_UP = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP, psutil.STATUS_WAKING)
+"""States of a process that would go on, had it a processor or a page of memory."""
 
 
 async def wait_for_exit(record: ProcessRecord) -> None:
@@ -55,6 +59,29 @@ def _pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def cpu_s(record: ProcessRecord) -> float:
+    """Return the processor time that a process has used, in seconds; 0 when it has ended."""
+    process = record.process()
+    with contextlib.suppress(psutil.Error):
+        if process is not None:
+            times = process.cpu_times()
+            return float(times.user + times.system)
+    return 0.0
+
+
+def is_held_up(record: ProcessRecord, used_s: float, in_s: float) -> bool:
+    """Tell whether a process that does not answer waits for a machine that is busy: then it does not hang.
+
+    Args:
+        used_s: processor time that it used since it was asked.
+        in_s: time since then.
+    """
+    process = record.process()
+    with contextlib.suppress(psutil.Error):
+        return process is not None and process.status() in HELD_UP and used_s < in_s / 2
+    return False
 
 
 def signal_group(record: ProcessRecord, signum: int) -> None:

@@ -41,7 +41,7 @@ from mlflow_restaurant.process.launcher import (
 from mlflow_restaurant.process.records import read_record
 from mlflow_restaurant.process.watch import end_process
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 SETTLE_S = 3
 T = TypeVar("T")
 

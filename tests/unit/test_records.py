@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from mlflow_restaurant.process.records import (
     remove_record,
     write_record,
 )
-from mlflow_restaurant.process.watch import end_process, signal_group, wait_for_exit
+from mlflow_restaurant.process.watch import cpu_s, end_process, is_held_up, signal_group, wait_for_exit
 
 SLEEP = "print('up', flush=True); import time; time.sleep(60)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -269,6 +270,29 @@ class TestWatch:
             await wait_for_exit(child)
 
         within_patience(test)
+
+    def test_one_that_is_stopped_or_sleeps_is_not_held_up_and_one_that_works_is_unless_it_works_too_much(
+        self, start: Start
+    ) -> None:
+        process = start("print('up', flush=True)\nwhile True: pass")
+        first_line(process)
+        busy = identify(process.pid)
+        assert busy is not None
+        assert is_held_up(busy, 0.1, 1.0)
+        assert not is_held_up(busy, 0.9, 1.0)
+        before = cpu_s(busy)
+        while cpu_s(busy) == before:
+            time.sleep(0.01)
+
+        psutil.Process(process.pid).suspend()
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        assert not is_held_up(busy, 0.0, 1.0)
+        process.kill()
+        process.wait(PATIENCE_S)
+
+        assert not is_held_up(busy, 0.0, 1.0)
+        assert cpu_s(busy) == 0
 
     def test_what_it_started_and_left_behind_is_killed(self, start: Start) -> None:
         process = start(ORPHAN)
