@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from mlflow.exceptions import MlflowException
+
 from benchmarks.chaos import figures, models, processes, surroundings
 from benchmarks.chaos.form import Form
 from benchmarks.chaos.outcome import Outcome
@@ -72,7 +74,7 @@ def perform(name: str, stage: Stage, form: Form) -> Outcome:
     outcome = Outcome(name, scenario.title)
     try:
         scenario.run(stage, form, outcome)
-    except (Harm, TimeoutError) as e:
+    except (Harm, TimeoutError, MlflowException) as e:
         outcome.broken.append(str(e))
     finally:
         with contextlib.suppress(Exception):
