@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,11 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.home import Home
 
 from .support import temporary_home
+from .turns import turn
 
 ACTOR = Path(__file__).parent / "actor.py"
 STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+TURNS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 STORE_GLOBALS = (
     ("mlflow.tracking._tracking_service.utils", "_tracking_uri"),
     ("mlflow.tracking._model_registry.utils", "_registry_uri"),
@@ -50,6 +54,25 @@ def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start, also where the shell that runs them has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked ``alone`` run while none of another process does."""
+    workers = getattr(item.config, "workerinput", None)
+    if workers is None:
+        return (yield)
+    with turn(Path(workers["turns"]), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give all processes of a run one folder for `turn`."""
+    if TURNS not in node.config.stash:
+        node.config.stash[TURNS] = folder = tempfile.TemporaryDirectory(prefix="turns-")
+        node.config.add_cleanup(folder.cleanup)
+    node.workerinput["turns"] = node.config.stash[TURNS].name
 
 
 @pytest.fixture(scope="session", autouse=True)

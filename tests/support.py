@@ -25,7 +25,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.records import read_records
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @contextlib.contextmanager

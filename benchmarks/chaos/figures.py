@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import threading
 import time
@@ -165,7 +166,8 @@ def many_deployments(stage: Stage, form: Form, outcome: Outcome) -> None:
         events = stage.control.events(since=begun)
     slept = [event["deployment"] for event in events if "asleep" in event["message"]]
     outcome.strikes = form.deployments
-    if slept.count(HOT) * form.deployments > len(slept):
+    share = len(slept) / form.deployments
+    if slept.count(HOT) > share + 3 * math.sqrt(share):  # more often than chance would have it
         outcome.broken.append(
             f"one that was called all the time slept {slept.count(HOT)} of {len(slept)} times"
         )

@@ -6,6 +6,7 @@ Deployments with `idle_timeout_s` start asleep when the server starts, so that a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from mlflow_restaurant.control.scaling import Activity, Scale, adjust, is_scaled
 from mlflow_restaurant.process.memory import private_mb
 
 POLL_S = 0.5
+LOOK_AGAIN_S = 0.1
+"""Time at least between two looks at what callers do."""
 WEIGH_S = 1.0
 USUAL_MB = 20.0
 """Private memory to reckon with for a replica at least."""
@@ -56,6 +59,7 @@ class Scaler:
         self.peak_mb: dict[str, float] = {}
         self.weighed = 0.0
         self.activities: dict[str, Activity] = {}
+        self.crowded = asyncio.Event()
 
     def replicas(self, name: str, config: DeploymentConfig) -> int:
         """Return how many replicas of a deployment should run."""
@@ -79,22 +83,24 @@ class Scaler:
     def wake(self, name: str) -> None:
         """Start replicas of a deployment that sleeps: a request came.
 
-        When there is no room for them, others are put to sleep first; the gateway asks again until there is.
+        When there is no room for them, others are put to sleep as soon as it is known which of them nobody uses just now.
         """
         config = self.world.configs().get(name)
         if config is None or not self.is_asleep(name):
             return
-        needed_mb = limits(config)[0] * self._expected_mb(name)
-        if self.max_total_mb and 0 < self._used_mb() > self.max_total_mb - needed_mb:
-            self._make_room(needed_mb)
+        if self._no_room_for(name, config):
+            self.crowded.set()
             return
-        self.memory_mb[name] = needed_mb  # until it is weighed
+        self.memory_mb[name] = limits(config)[0] * self._expected_mb(name)  # until it is weighed
         self._set(name, limits(config)[0], "a request came")
 
     async def run(self) -> None:
         """Look and adjust until cancelled."""
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.crowded.wait(), POLL_S - LOOK_AGAIN_S)
+            self.crowded.clear()
             configs = {n: c for n, c in self.world.configs().items() if self.max_total_mb or is_scaled(c)}
             if configs:
                 self.activities = gathered(await self.activity())
@@ -106,7 +112,10 @@ class Scaler:
         activity = self.activities.get(name)
         if self.is_asleep(name):
             if activity is not None and activity.waiting:
-                self.wake(name)
+                if needed_mb := self._no_room_for(name, config):
+                    self._make_room(needed_mb)
+                else:
+                    self.wake(name)
         elif activity is not None and is_scaled(config):
             scale = self.scales.setdefault(name, Scale(config.replicas))
             if adjust(scale, config, activity, time.monotonic()):
@@ -131,6 +140,15 @@ class Scaler:
         starting = {name: mb for name, mb in self.memory_mb.items() if not self.is_asleep(name)}
         self.memory_mb, self.weighed = {**starting, **total}, time.monotonic()
         self._make_room(0.0)
+
+    def _no_room_for(self, name: str, config: DeploymentConfig) -> float:
+        """Return the memory in MB that a deployment needs to wake, and that is not there; 0 where it is.
+
+        One that needs more than all may use wakes when all others sleep.
+        """
+        needed, used = limits(config)[0] * self._expected_mb(name), self._used_mb()
+        fits = not self.max_total_mb or not used or used <= self.max_total_mb - needed
+        return 0.0 if fits else needed
 
     def _used_mb(self) -> float:
         """Return the memory of all replicas, those included that start or are about to end."""

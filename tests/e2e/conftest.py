@@ -72,6 +72,7 @@ class Lines:
             start_new_session=True,
         )
         self.said = ""
+        self._ended = False
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -83,12 +84,14 @@ class Lines:
                 self.said += line
                 self._news.notify_all()
         with self._news:
+            self._ended = True
             self._news.notify_all()
 
     def line(self, containing: str) -> str:
         """Wait for a line that contains a text, and return it."""
         with self._news:
-            assert self._news.wait_for(lambda: containing in self.said, PATIENCE_S), self.said
+            self._news.wait_for(lambda: containing in self.said or self._ended, PATIENCE_S)
+            assert containing in self.said, self.said
             return next(line for line in self.said.splitlines() if containing in line)
 
     def end(self, signum: int) -> int:

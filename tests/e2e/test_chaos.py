@@ -33,6 +33,7 @@ def shared_stage(models: Models) -> Iterator[Stage]:
         yield stage
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_must_never_happen_does_not(

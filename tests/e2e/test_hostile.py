@@ -156,6 +156,7 @@ async def drippers(attackers: Attackers, form: Form) -> None:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_hostile_requests_cost_nobody_else_an_answer(site: Site, form: Form) -> None:
     attackers, honest = Attackers(*site.address, SEED), Honest(*site.address)
@@ -173,10 +174,11 @@ def test_hostile_requests_cost_nobody_else_an_answer(site: Site, form: Form) -> 
     print(f"honest: {honest.right} right, slowest {honest.slowest_s:.2f} s, failed: {honest.failures[:5]}")
     assert attackers.wrong == []
     assert honest.failures == []
-    assert honest.right > 500
+    assert honest.right > 10 * took_s
     assert honest.slowest_s < SLOWEST_S
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_open_connections_keep_nobody_out(site: Site, form: Form) -> None:
     number = form.connections

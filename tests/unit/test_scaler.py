@@ -1,0 +1,113 @@
+"""Whom the scaler puts to sleep when there is no room for all, by what callers do at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from mlflow_restaurant.config import DeploymentConfig
+from mlflow_restaurant.control import scaler as scaler_module
+from mlflow_restaurant.control.scaler import Scaler
+from mlflow_restaurant.control.scaling import Scale
+
+MB = 30.0
+
+
+class World:
+    """Deployments with a replica each, as long as they are awake."""
+
+    def __init__(self, names: Sequence[str], activities: dict[str, dict[str, Any]]) -> None:
+        self.names, self.activities = list(names), activities
+        self.awake = set(names)
+        self.news: list[tuple[str, int]] = []
+        self.looks = 0
+
+    def configs(self) -> Mapping[str, DeploymentConfig]:
+        return {name: DeploymentConfig() for name in self.names}
+
+    def processes(self) -> list[Any]:
+        return [SimpleNamespace(revision=SimpleNamespace(deployment=name), pid=1) for name in self.awake]
+
+    def scaled(self, name: str, scale: Scale) -> None:
+        self.news.append((name, scale.replicas))
+        (self.awake.add if scale.replicas else self.awake.discard)(name)
+
+    async def activity(self) -> list[dict[str, Any]]:
+        self.looks += 1
+        return [self.activities]
+
+
+def seen(idle_s: float = 0.0, waiting: int = 0, busy: int = 0) -> dict[str, Any]:
+    return {"idle_s": idle_s, "waiting": waiting, "oldest_s": 0.0, "busy": busy}
+
+
+async def after(world: World, scaler: Scaler, looks: int) -> None:
+    """Let the scaler look so often."""
+    running = asyncio.ensure_future(scaler.run())
+    goal = world.looks + looks
+    while world.looks < goal:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    running.cancel()
+
+
+@pytest.fixture(autouse=True)
+def weights() -> Any:
+    with mock.patch.object(scaler_module, "private_mb", return_value=MB):
+        yield
+
+
+def test_what_was_asked_a_moment_ago_stays_awake_though_it_was_idle_at_the_last_look() -> None:
+    activities = {"asked": seen(idle_s=5.0), "left": seen(idle_s=3.0), "wanted": seen(idle_s=9.0)}
+    world = World(["asked", "left", "wanted"], activities)
+
+    async def scenario() -> None:
+        scaler = Scaler(world, world.activity, max_total_memory_mb=2.5 * MB)
+        await after(world, scaler, 2)
+        assert world.news == [("wanted", 0)]  # used least recently
+        activities.update(asked=seen(), wanted=seen(waiting=1))
+        scaler.wake("wanted")
+        assert world.news == [("wanted", 0)]  # nothing is decided by what was seen some time ago
+        await after(world, scaler, 1)
+        assert world.news[1:] == [("left", 0)]
+        await after(world, scaler, 1)
+        assert world.news[2:] == [("wanted", 1)]
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_room_is_seen_to_at_once() -> None:
+    activities = {"idle": seen(idle_s=5.0), "wanted": seen(idle_s=9.0)}
+    world = World(["idle", "wanted"], activities)
+
+    async def scenario() -> None:
+        scaler = Scaler(world, world.activity, max_total_memory_mb=1.5 * MB)
+        await after(world, scaler, 2)
+        activities["wanted"] = seen(waiting=1)
+        with mock.patch.object(scaler_module, "POLL_S", 60.0):
+            scaler.wake("wanted")
+            await after(world, scaler, 1)
+        assert world.news == [("wanted", 0), ("idle", 0)]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_in_use_is_not_put_to_sleep() -> None:
+    activities = {
+        "busy": seen(idle_s=5.0, busy=1),
+        "queued": seen(idle_s=4.0, waiting=1),
+        "idle": seen(idle_s=0.1),
+    }
+    world = World(["busy", "queued", "idle"], activities)
+
+    async def scenario() -> None:
+        scaler = Scaler(world, world.activity, max_total_memory_mb=1.5 * MB)
+        await after(world, scaler, 2)
+        assert world.news == [("idle", 0)]
+
+    asyncio.run(scenario())
