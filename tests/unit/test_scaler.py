@@ -28,7 +28,7 @@ class World:
         self.looks = 0
 
     def configs(self) -> Mapping[str, DeploymentConfig]:
-        return {name: DeploymentConfig() for name in self.names}
+        return {name: DeploymentConfig.from_options({}) for name in self.names}
 
     def processes(self) -> list[Any]:
         return [SimpleNamespace(revision=SimpleNamespace(deployment=name), pid=1) for name in self.awake]

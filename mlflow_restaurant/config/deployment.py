@@ -1,37 +1,27 @@
-"""Settings of the server and of a deployment: each key's type, default, bounds and meaning have their home here.
-
-Help texts and documentation are generated from these classes.
-"""
+"""Settings of a deployment."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mlflow_restaurant.errors import HomeError, InvalidRequest, nearest, quoted
+from mlflow_restaurant.config.change import ChangeOptions
+from mlflow_restaurant.config.checks import Number, public_name, validate
+from mlflow_restaurant.errors import InvalidRequest, nearest, quoted
 from mlflow_restaurant.sticky import OFF, parse_sticky
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ENV_PREFIX = "MLFLOW_RESTAURANT_"
-HOME_VARIABLE = ENV_PREFIX + "HOME"
-CONFIG_FILE = "config.toml"
 MAX_REPLICAS = 256
 MAX_THREADS = 1024
 
-Model = TypeVar("Model", bound=BaseModel)
+EnvManager = Literal["auto", "local", "uv", "virtualenv", "conda"]
+Batching = Literal["auto", "on", "off"]
+TrialReport = Literal["auto", "off"]
+Strategy = Literal["rolling", "canary", "shadow"]
 
 
 def _parse_json_object(value: object) -> object:
@@ -41,30 +31,6 @@ def _parse_json_object(value: object) -> object:
         return json.loads(value)
     except ValueError as e:
         raise ValueError(f"not valid JSON ({e})") from None
-
-
-def _refuse_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_needed", "a number is needed")
-    return value
-
-
-ENDPOINT_TABLE = [
-    ("traffic", "", "percentage for each deployment, as `a=90,b=10` or JSON; they add up to 100"),
-    (
-        "sticky",
-        "off",
-        "`header:NAME` or `client` (the caller's address): each caller stays with one deployment; who has no such"
-        " header goes anywhere",
-    ),
-]
-"""Key, default and meaning of the settings of an endpoint."""
-
-Number = BeforeValidator(_refuse_bool)
-EnvManager = Literal["auto", "local", "uv", "virtualenv", "conda"]
-Batching = Literal["auto", "on", "off"]
-TrialReport = Literal["auto", "off"]
-Strategy = Literal["rolling", "canary", "shadow"]
 
 
 def _parse_steps(value: object) -> str:
@@ -283,49 +249,7 @@ class DeploymentConfig(BaseModel):
             if key not in known:
                 allowed = [*known, "env.NAME", *ChangeOptions.model_fields]
                 raise InvalidRequest(f"Unknown config key '{key}'. {nearest(key, allowed)}")
-        return _validate(cls, {**values, "env": env}, "Config key")
-
-
-class ChangeOptions(BaseModel):
-    """What holds for one change of a deployment only, given with ``-C key=value`` beside its settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: str = Field("", max_length=500, description="why the change is made; `history` shows it")
-    wait: bool = Field(
-        False,
-        description="`true`: wait until another change of the deployment is done, instead of being refused",
-    )
-    allow_schema_change: bool = Field(
-        False, description="`true`: the new model may take other input than the one that serves"
-    )
-    rollback: bool = Field(
-        False,
-        description="`true`: go back to the revision that served before, as `mlflow-restaurant rollback`",
-    )
-    revision: Annotated[int | None, Number] = Field(
-        None, ge=1, description="with `rollback=true`: the revision to go back to"
-    )
-
-    def refuse_revision(self) -> None:
-        """Refuse a revision without a rollback.
-
-        Raises:
-            InvalidRequest: there is one.
-        """
-        if self.revision is not None:
-            raise InvalidRequest(
-                "Config key 'revision' says where to roll back to: give rollback=true with it."
-            )
-
-    def refuse_rollback(self, why: str) -> None:
-        """Refuse a rollback where there can be none.
-
-        Raises:
-            InvalidRequest: one is asked for.
-        """
-        if self.rollback or self.revision is not None:
-            raise InvalidRequest(f"{why}; leave rollback and revision out.")
+        return validate(cls, {**values, "env": env}, "Config key")
 
 
 def parse_options(
@@ -339,7 +263,7 @@ def parse_options(
     change = {key: value for key, value in options.items() if key in ChangeOptions.model_fields}
     settings = {key: value for key, value in options.items() if key not in change}
     config = DeploymentConfig.from_options(settings, base)
-    return config, _validate(ChangeOptions, change, "Config key")
+    return config, validate(ChangeOptions, change, "Config key")
 
 
 def _env_name(key: str) -> str:
@@ -371,142 +295,3 @@ def _env_mapping(value: object) -> dict[str, str]:
             "Config key 'env' must be a JSON object of names and values; or write env.NAME=value."
         )
     return {_env_name(f"env.{k}"): _env_value(f"env.{k}", v) for k, v in value.items()}
-
-
-class ServerSettings(BaseModel):
-    """The settings of one server, from ``config.toml`` in its home or ``MLFLOW_RESTAURANT_<NAME>`` variables."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: str = Field("127.0.0.1", min_length=1, description="address the gateway listens on")
-    port: Annotated[int, Number] = Field(
-        5001, ge=0, le=65535, description="port of the gateway; 0 = any free port"
-    )
-    gateways: Annotated[int, Number] = Field(
-        1, ge=1, le=64, description="gateway processes that share the port"
-    )
-    max_total_memory_mb: Annotated[float, Number] = Field(
-        0,
-        ge=0,
-        le=1_000_000_000,
-        allow_inf_nan=False,
-        description="private memory of all replicas, in megabytes, above which the deployments that were used least"
-        " recently sleep until the next request; 0: no limit",
-    )
-
-    keep_events: Annotated[int, Number] = Field(
-        200,
-        ge=1,
-        le=1_000_000,
-        description="events of each kind that are kept of each deployment and endpoint",
-    )
-    keep_events_days: Annotated[float, Number] = Field(
-        90, gt=0, le=36_500, allow_inf_nan=False, description="time for which events are kept, in days"
-    )
-    max_log_mb: Annotated[float, Number] = Field(
-        10,
-        ge=0,
-        le=1_000_000,
-        allow_inf_nan=False,
-        description="size from which a log is rotated, in megabytes; 0: never",
-    )
-    log_files: Annotated[int, Number] = Field(
-        3, ge=0, le=100, description="rotated files that are kept of each log"
-    )
-
-    @classmethod
-    def load(cls, home: Path, environ: Mapping[str, str] = os.environ) -> ServerSettings:
-        """Read the settings of the server of `home`; a variable wins over the file.
-
-        Raises:
-            HomeError: the file can't be read, or a key is unknown or its value is not allowed.
-        """
-        file = home / CONFIG_FILE
-        values = _read_toml(file)
-        for key in values:
-            if key not in cls.model_fields:
-                raise HomeError(f"Unknown key '{key}' in {file}. {nearest(key, cls.model_fields)}")
-        for variable, value in environ.items():
-            if not variable.startswith(ENV_PREFIX) or variable == HOME_VARIABLE:
-                continue
-            key = variable[len(ENV_PREFIX) :].lower()
-            if key not in cls.model_fields:
-                names = [ENV_PREFIX + name.upper() for name in cls.model_fields]
-                raise HomeError(f"Unknown environment variable {variable}. {nearest(variable, names)}")
-            values[key] = value
-        try:
-            return _validate(cls, values, "Setting")
-        except InvalidRequest as e:
-            raise HomeError(e.message) from None
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        return values
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as e:
-        raise HomeError(f"{file} can't be read as TOML: {e}. Mend or remove it.") from None
-
-
-def public_name(name: str, field: FieldInfo) -> str:
-    """Return the name under which users give the field."""
-    return field.alias or name
-
-
-def _validate(cls: type[Model], values: Mapping[str, Any], what: str) -> Model:
-    try:
-        return cls.model_validate(dict(values))
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        key = str(first["loc"][0]) if first["loc"] else "?"
-        raise InvalidRequest(f"{what} '{key}' {_reason(first)}, not {_shown(values.get(key))}.") from None
-
-
-_REASONS = {
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_type": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "number_needed": "must be a number",
-    "finite_number": "must be a finite number",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-    "literal_error": "must be one of {expected}",
-    "dict_type": "must be a JSON object",
-    "string_type": "must be a string",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-}
-
-
-def _reason(error: Any) -> str:
-    if error["type"] == "steps":
-        return str(error["msg"])
-    template = _REASONS.get(error["type"])
-    if template is None:
-        return f"is not allowed ({error['msg']})"
-    context = {key: f"{v:g}" if isinstance(v, float) else v for key, v in error.get("ctx", {}).items()}
-    return template.format(**context)
-
-
-def _shown(value: object) -> str:
-    return quoted(value, 80)
-
-
-def config_table(cls: type[BaseModel]) -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of every setting of `cls`, for help texts and documentation."""
-    rows = []
-    for name, field in cls.model_fields.items():
-        key = "env.NAME" if name == "env" else public_name(name, field)
-        default = field.get_default(call_default_factory=True)
-        shown = (
-            "" if default in (None, {}) else f"{default:g}" if isinstance(default, float) else str(default)
-        )
-        rows.append((key, shown, field.description or ""))
-    return rows
