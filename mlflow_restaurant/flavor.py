@@ -125,11 +125,7 @@ def save_model(
     """
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     bundle = _changed(bundle_of(bundle, model_config), predict_method, row_wise)
-    if not (signature is None or signature is False or isinstance(signature, ModelSignature)):
-        raise _refusal(
-            f"signature is a {type(signature).__name__}: give a ModelSignature, such as mlflow.models.infer_signature makes, "
-            "False for none, or leave it out."
-        )
+    _check_signature(signature)
     model = Model() if mlflow_model is None else mlflow_model
     with directory.new_directory(Path(path).absolute()) as root:
         example = _written_example(model, input_example, root)
@@ -154,12 +150,9 @@ def save_model(
         model.save(str(root / MLMODEL_FILE_NAME))
         infers = conda_env is None and pip_requirements is None
         modules = _rehearse(root, run, check_example, infers)
-        inferred = (
-            requirements.of_bundle(modules, steps, directory.nested_requirements(root, steps, source))
-            if infers
-            else None
-        )
         if conda_env is None:
+            inside = directory.nested_requirements(root, steps, source)
+            inferred = requirements.of_bundle(modules, steps, inside) if infers else None
             files = _process_pip_requirements(inferred, pip_requirements, extra_pip_requirements)
         else:
             files = _process_conda_env(conda_env)
@@ -278,6 +271,14 @@ _load_pyfunc = loader._load_pyfunc
 
 def _refusal(why: str) -> MlflowException:
     return MlflowException(why, INVALID_PARAMETER_VALUE)
+
+
+def _check_signature(given: Any) -> None:
+    if not (given is None or given is False or isinstance(given, ModelSignature)):
+        raise _refusal(
+            f"signature is a {type(given).__name__}: give a ModelSignature, such as mlflow.models.infer_signature makes, "
+            "False for none, or leave it out."
+        )
 
 
 def _changed(bundle: Bundle, predict_method: str | None, row_wise: bool | None) -> Bundle:
