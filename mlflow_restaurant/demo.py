@@ -326,19 +326,19 @@ def _prepare_home(home: Path | None, keep: bool, cleanup: ExitStack) -> Path:
     return home
 
 
-def _remove(home: Path) -> None:
-    """Remove a home; a job that was forked as the server ended may write to it until it sees that it is not wanted."""
+def _remove(folder: Path) -> None:
+    """Remove a home or a store; a job that was forked as the server ended may write there until it sees that it did."""
     deadline = time.monotonic() + REMOVE_TIMEOUT_S
-    shutil.rmtree(home, ignore_errors=True)
-    while home.exists() and time.monotonic() < deadline:
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
         time.sleep(REMOVE_INTERVAL_S)
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _store_folder(cleanup: ExitStack) -> Path:
     """Where the models are registered, unless they are to stay."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-restaurant-demo-store-"))
-    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    cleanup.callback(_remove, folder)
     return folder
 
 

@@ -29,10 +29,16 @@ class Unruly(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise ValueError("out of order")
         if self.settings["leak_kb"]:
             self.kept.append(os.urandom(self.settings["leak_kb"] * 1000))
-        if (self.orders / "slow").exists():
-            time.sleep(float((self.orders / "slow").read_text()))
+        time.sleep(self.pause_s())
         self.obey()
         return (2 * model_input["a"] + 10 * model_input["b"]).tolist()
+
+    def pause_s(self) -> float:
+        """Return what ``slow`` says; it may be on its way in or out."""
+        try:
+            return float((self.orders / "slow").read_text() or 0)
+        except FileNotFoundError:
+            return 0.0
 
     def obey(self) -> None:
         taken = self.orders / f"taken-{os.getpid()}"

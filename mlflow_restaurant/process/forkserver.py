@@ -35,6 +35,7 @@ JOBS = {
     "gateway": "mlflow_restaurant.gateway.server:main",
 }
 PRELOADED = (
+    "skops.io",  # first: it goes through all modules that are there already, which takes seconds after MLflow
     "mlflow.pyfunc.scoring_server",
     "mlflow.artifacts",
     "mlflow.sklearn",
@@ -46,7 +47,6 @@ PRELOADED = (
     "pandas",
     "pyarrow.pandas_compat",
     "pyarrow.parquet",
-    "skops.io",
     "sklearn.pipeline",
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 if __package__:
     from mlflow_restaurant.process import lease
@@ -130,6 +131,13 @@ class Server:
 
         os.set_inheritable(fd, True)
         Application().run()
+
+
+def import_skops_first(path: str) -> None:
+    """Import skops before MLflow if the model needs it: it goes through all modules that are there already, for seconds."""
+    if "mlflow" not in sys.modules and any(Path(path).rglob("*.skops")):
+        with contextlib.suppress(ImportError):
+            import skops.io  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
 
 
 def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
@@ -297,6 +305,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
     # The gateway keeps the deadline of each request; MLflow's own must never come first.
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(7 * 24 * 3600)
     try:
+        import_skops_first(args["model"])
         from mlflow.pyfunc import scoring_server
 
         mend_fastapi()

@@ -40,6 +40,8 @@ def _end_with(descriptor: int) -> None:
 
 
 def _try(root: Path, example: Path, report: dict[str, Any]) -> None:
+    if any(root.rglob("*.skops")):
+        import skops.io  # noqa: F401 - it goes through all modules that are there already: seconds after MLflow
     import mlflow.pyfunc
     from mlflow.models import Model
     from mlflow.utils._capture_modules import _CaptureImportedModules
@@ -63,8 +65,6 @@ def _try(root: Path, example: Path, report: dict[str, Any]) -> None:
 
 def _import_what_looks_around(root: Path) -> None:
     """Import before anything is recorded what looks for every library that is installed and needs none of them."""
-    if any(root.rglob("*.skops")):
-        import skops.io  # noqa: F401
     if len(list(root.rglob("MLmodel"))) > 1:
         import mlflow.sklearn  # noqa: F401 - other flavors load with it
     if len(list(root.rglob("MLmodel"))) > 1 or any(root.rglob("*.pkl")):
