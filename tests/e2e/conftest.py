@@ -23,6 +23,7 @@ from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
 from ..support import PATIENCE_S
+from .forked import run_mlflow
 
 BIN = Path(sys.executable).parent
 INSTALL_TIMEOUT_S = 600
@@ -120,7 +121,11 @@ def running(*command: object, env: Mapping[str, str] | None = None) -> Iterator[
 
 def mlflow(verb: str, home: Home, *arguments: object) -> Done:
     """Run ``mlflow deployments VERB -t restaurant:HOME ...``."""
-    return run(BIN / "mlflow", "deployments", verb, "-t", f"restaurant:{home.path}", *arguments)
+    command = ["deployments", verb, "-t", f"restaurant:{home.path}", *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        to = Path(folder)
+        status = run_mlflow(command, os.environ, to, timeout_s=PATIENCE_S)
+        return Done(status, (to / "out").read_text(), (to / "err").read_text())
 
 
 def restaurant(home: Home, *arguments: object, env: Mapping[str, str] | None = None) -> Done:
