@@ -19,6 +19,7 @@ from .models import (
     checked_threshold,
     needs_mlflow,
     normal_labels,
+    params_of_pyfunc,
 )
 from .steps import BundleError, Step, from_code, make_steps, split_kwargs, takes_params
 
@@ -185,7 +186,9 @@ class Bundle:
             try:
                 result = step.call(data, merged)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}{explain(error, data, before)}"
+                reason = (
+                    f"{type(error).__name__}: {' '.join(str(error).split())}{explain(error, data, before)}"
+                )
                 raise StepError(str(step), reason) from error
             if result is None:
                 raise StepError(str(step), "it returned None: does the function lack a return statement?")
@@ -255,11 +258,11 @@ class Bundle:
         return next(step for step in self._steps if step.role == "model")
 
     def _all_params(self) -> dict[str, Any]:
-        found = {**_params_of_pyfunc(self.model), **self._own_params}
+        found = {**params_of_pyfunc(self.model), **self._own_params}
         if self.threshold is not None:
             found[THRESHOLD] = self.threshold
-        if len(self._predictor.methods) > 1:
-            found.setdefault(PREDICT_METHOD, self._predictor.method)
+        if self._predictor.chooses or len(self._predictor.methods) > 1:
+            found[PREDICT_METHOD] = self._predictor.method
         return found
 
     def _given(self, role: str) -> list[Any]:
@@ -287,13 +290,6 @@ def _checked_row_wise(given: Any) -> bool | None:
     if given is None or isinstance(given, bool):
         return given
     raise BundleError(f"row_wise is {given!r}: give True, False or None.")
-
-
-def _params_of_pyfunc(model: Any) -> dict[str, Any]:
-    """The params of a wrapped pyfunc, which become the bundle's."""
-    if type(model).__name__ != "PyFuncModel":
-        return {}
-    return {spec.name: spec.default for spec in model.metadata.get_params_schema() or ()}
 
 
 def _check_rows(step: Step, data: Any, result: Any) -> None:

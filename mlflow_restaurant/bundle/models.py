@@ -24,6 +24,7 @@ __all__ = [
     "libraries_of",
     "needs_mlflow",
     "normal_labels",
+    "params_of_pyfunc",
 ]
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples")
@@ -43,7 +44,7 @@ Call = Callable[[str, Any, dict[str, Any]], Any]
 
 
 class Predictor:
-    """Calls a model by the name of a method.
+    """Calls a model by the name of a method; a pyfunc with a param of that name (another bundle) chooses by itself.
 
     Args:
         target: the model.
@@ -67,7 +68,9 @@ class Predictor:
         found, self._call = _calling(target, kwargs)
         self._target = target
         check_fitted("The model", target)
-        self.method = _chosen_method(target, found, method)
+        inner = params_of_pyfunc(target).get(PREDICT_METHOD)
+        self.chooses = inner is not None
+        self.method = _chosen_method(target, found, method, inner)
         self.methods = tuple(dict.fromkeys((*found, self.method)))
         self.labels = labels
         self._classes = _classes(target)
@@ -81,7 +84,9 @@ class Predictor:
 
     def __call__(self, data: Any, params: dict[str, Any]) -> Any:
         method = params.get(PREDICT_METHOD) or self.method
-        if method not in self.methods:
+        if self.chooses:
+            params = {**params, PREDICT_METHOD: method}
+        elif method not in self.methods:
             raise BundleError(f"{PREDICT_METHOD} is {method!r}: this model has {', '.join(self.methods)}.")
         if self._threshold and method == "predict":
             return self._decide(data, params)
@@ -233,12 +238,16 @@ def _is_pairwise(target: Any) -> bool:
     return getattr(_final(target), "decision_function_shape", None) == "ovo"
 
 
-def _chosen_method(target: Any, found: tuple[str, ...], method: str | None) -> str:
+def _chosen_method(target: Any, found: tuple[str, ...], method: str | None, inner: str | None) -> str:
     if method is None:
-        return found[0]
+        return inner or found[0]
     if not isinstance(method, str):
         raise BundleError(f"predict_method is {describe(method)}: give the name of a method.")
-    if method in found or (method.isidentifier() and not method.startswith("_") and _has(target, method)):
+    if (
+        inner
+        or method in found
+        or (method.isidentifier() and not method.startswith("_") and _has(target, method))
+    ):
         return method
     raise BundleError(
         f"The model {type(target).__name__} has no method {method!r}: predict_method can be {', '.join(found)}."
@@ -347,11 +356,18 @@ def _keras(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] 
     return ("predict",), call
 
 
+def params_of_pyfunc(target: Any) -> dict[str, Any]:
+    """The params of a loaded pyfunc and their defaults; none of anything else."""
+    if type(target).__name__ != "PyFuncModel":
+        return {}
+    return {spec.name: spec.default for spec in target.metadata.get_params_schema() or ()}
+
+
 def _mlflow(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
     """A loaded pyfunc: it gets those params that its own signature names."""
     if type(target).__name__ != "PyFuncModel":
         return None
-    names = {spec.name for spec in target.metadata.get_params_schema() or ()}
+    names = set(params_of_pyfunc(target))
 
     def call(method: str, data: Any, params: dict[str, Any]) -> Any:
         return target.predict(data, params={k: v for k, v in params.items() if k in names} or None)

@@ -19,7 +19,7 @@ from mlflow.models import Model
 from sklearn.preprocessing import StandardScaler
 
 from mlflow_restaurant import Bundle, BundleError, flavor, load_model
-from mlflow_restaurant.bundle import nested
+from mlflow_restaurant.bundle import StepError, nested
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from tests.support import run_python
 
@@ -345,6 +345,30 @@ class TestPyfunc:
         saved(bundle, tmp_path / "m")
 
         same_after_loading(bundle, tmp_path / "m")
+
+    def test_a_bundle_inside_chooses_its_method_itself(self, tmp_path: Path) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        inner = Bundle(
+            model=LogisticRegression().fit(DATA, TARGET > 0),
+            predict_method="predict_proba",
+            labels=["no", "yes"],
+        )
+        saved(inner, tmp_path / "inner")
+
+        bundle = Bundle(lambda frame: frame, str(tmp_path / "inner"))
+        assert bundle.params == {"predict_method": "predict_proba"}
+        assert list(bundle.predict(DATA).columns) == ["no", "yes"]
+        assert set(bundle.predict(DATA, {"predict_method": "predict"})) == {"no", "yes"}
+        with pytest.raises(StepError, match="predict_method is 'fit'"):
+            bundle.predict(DATA, {"predict_method": "fit"})
+        assert saved(bundle, tmp_path / "m")["flavor"] == "mlflow.pyfunc"
+        same_after_loading(bundle, tmp_path / "m")
+
+        other = bundle.changed(predict_method="predict")
+        assert set(other.predict(DATA)) == {"no", "yes"}
+        saved(other, tmp_path / "other")
+        same_after_loading(other, tmp_path / "other")
 
     def test_loaded_from_a_directory_it_does_not_know_where(self, inner: str, tmp_path: Path) -> None:
         bundle = Bundle(model=mlflow.pyfunc.load_model(inner))
