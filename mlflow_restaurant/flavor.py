@@ -291,7 +291,7 @@ def _changed(bundle: Bundle, predict_method: str | None, row_wise: bool | None) 
 def _written_example(model: Model, input_example: Any, root: Path) -> Any:
     """Write the example as MLflow does."""
     try:
-        return _save_example(model, input_example, str(root))
+        return _save_example(model, rehearsal.as_callers_send(input_example), str(root))
     except MlflowException:
         raise
     except Exception as error:  # values of any kind are written as JSON

@@ -80,7 +80,11 @@ def _module_name(named: str) -> str:
     for name in (named, f"mlflow.{named}") if "." in named else (f"mlflow.{named}", named):
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if name.startswith("mlflow.") and not name.startswith(str(error.name)):
+                raise BundleError(
+                    f"flavor is {named!r}, and {name} needs {error.name}, which is not installed: pip install {error.name}."
+                ) from error
             continue
         if hasattr(module, "save_model") and hasattr(module, "load_model"):
             return name

@@ -28,6 +28,10 @@ MERGED_TYPES = frozenset({"double", "float", "long", "integer", "boolean", "stri
 
 ROWS_COMPARED = 10
 ONE_ROW = "its input example has one row, which shows nothing; save it with two or more, or set batching=on"
+EQUAL_ROWS = (
+    "the rows of its input example are all the same, which shows nothing; save it with rows that differ, or set"
+    " batching=on"
+)
 TOLERANCE = 1e-9
 
 

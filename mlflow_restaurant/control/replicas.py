@@ -20,7 +20,13 @@ import aiohttp
 
 from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
-from mlflow_restaurant.control.batching import ONE_ROW, ROWS_COMPARED, disagreement, needs_comparison
+from mlflow_restaurant.control.batching import (
+    EQUAL_ROWS,
+    ONE_ROW,
+    ROWS_COMPARED,
+    disagreement,
+    needs_comparison,
+)
 from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
 from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, Seen, after_death
@@ -282,8 +288,11 @@ class Replica:
             return "the rows of its input example can't be told apart"
         if len(rows) == 1:
             return ONE_ROW
+        compared = rows[:ROWS_COMPARED]
+        if len(set(compared)) == 1:
+            return EQUAL_ROWS
         try:
-            alone = [predictions_of(await self._score(row)) for row in rows[:ROWS_COMPARED]]
+            alone = [predictions_of(await self._score(row)) for row in compared]
         except RestaurantError as e:
             return f"a row of its input example alone fails: {e}"
         return disagreement(predictions_of(answer), alone)

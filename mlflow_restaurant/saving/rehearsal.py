@@ -21,6 +21,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.environment_variables import MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -35,7 +36,17 @@ from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving import fresh
 
-__all__ = ["ExampleRun", "model_input", "param_schema", "rehearse", "row_wise_finding", "run_example"]
+__all__ = [
+    "ExampleRun",
+    "as_callers_send",
+    "model_input",
+    "param_schema",
+    "rehearse",
+    "row_wise_finding",
+    "run_example",
+]
+
+_logger = logging.getLogger(__name__)
 
 _SAME_PROCESS = 1e-9
 _OTHER_PROCESS = 1e-6
@@ -94,11 +105,11 @@ def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
     Raises:
         MlflowException: the example does not fit the signature, or the bundle cannot predict from it.
     """
-    recorder = _Recorder(bundle)
+    recorder, reasons = _Recorder(bundle), list[str]()
     data, params = example.inference_data, example.inference_params
     chosen = None
     if signature is None:
-        with _silent_inference():
+        with _silent_inference() as reasons:
             chosen = _infer_signature_from_input_example(example, recorder)
         asked = (deepcopy(data), params)
     else:
@@ -113,19 +124,47 @@ def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
             "Give a few rows of raw input, as callers will send them.",
             INVALID_PARAMETER_VALUE,
         ) from recorder.error
+    for reason in reasons:
+        _logger.warning("%s", reason)
     return ExampleRun(data, params, recorder.seen, recorder.predictions, chosen)
 
 
+def as_callers_send(example: Any) -> Any:
+    """An example with plain values in its categorical columns: neither JSON nor a signature has categories."""
+    if isinstance(example, tuple):
+        return tuple(map(as_callers_send, example))
+    if not isinstance(example, pd.DataFrame) or not any(map(_is_categorical, example.dtypes)):
+        return example
+    return example.apply(
+        lambda column: column.astype(object).infer_objects() if _is_categorical(column.dtype) else column
+    )
+
+
+def _is_categorical(dtype: Any) -> bool:
+    return isinstance(dtype, pd.CategoricalDtype)
+
+
+class _Reasons(logging.Filter):
+    """Keeps to itself why MLflow infers no signature: an error of the bundle is told to the caller in one sentence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.found.append(" ".join(record.getMessage().split()))
+        return False
+
+
 @contextlib.contextmanager
-def _silent_inference() -> Iterator[None]:
-    """Within, MLflow does not warn of an error that is told to the caller in one sentence."""
-    logger = logging.getLogger("mlflow.models.signature")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _silent_inference() -> Iterator[list[str]]:
+    """Within, MLflow's warnings are collected instead of logged."""
+    logger, reasons = logging.getLogger("mlflow.models.signature"), _Reasons()
+    logger.addFilter(reasons)
     try:
-        yield
+        yield reasons.found
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(reasons)
 
 
 def _fitted(data: Any, params: Any, signature: ModelSignature | None) -> tuple[Any, Any]:
@@ -205,6 +244,8 @@ def _try_rows(bundle: Bundle, run: ExampleRun, tolerance: float) -> tuple[bool |
             bundle, rows, predictions, {**(params or {}), PREDICT_METHOD: method}, tolerance
         ):
             return False, f"by {method}, {differs}"
+    if _are_equal(rows[:_ROWS_TRIED]):
+        return None, "the rows of the input example are all the same, which shows nothing"
     return (
         True,
         f"the {min(len(rows), _ROWS_TRIED)} rows of the input example predict the same alone and together",
@@ -239,6 +280,14 @@ def _differing_row(
         if text := difference([together[number]], alone, tolerance):
             return f"alone, row {number + 1} of the input example differs: {text}"
     return ""
+
+
+def _are_equal(rows: list[Any]) -> bool:
+    """Whether all rows are one and the same, so that they would predict the same whatever was done with them."""
+    try:
+        return len({str(as_json(row)) for row in rows}) == 1
+    except Exception:  # data of any kind is asked for its values
+        return False
 
 
 def _rows(data: Any) -> list[Any] | None:

@@ -45,6 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, saved, example in [
             ("linear", model, RAW),
             ("one-row", model, RAW.head(1)),
+            ("equal-rows", centred, RAW.iloc[[0, 0, 0]]),
             ("no-example", model, None),
             ("centred", centred, RAW),
         ]:
@@ -79,6 +80,7 @@ def deployed(shared_home: Home, models: Path) -> Iterator[RestaurantDeploymentCl
             "models of scikit-learn predict each row by itself, and the rows of the input example",
         ),
         ("one-row", "off", "its input example has one row, which shows nothing"),
+        ("equal-rows", "off", "the rows of its input example are all the same, which shows nothing"),
         ("no-example", "off", "no input example"),
         ("centred", "off", "row 1 of its input example predicts otherwise alone"),
         ("bundle", "on", "the bundle was saved as row-wise"),

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mlflow
 import numpy as np
@@ -422,6 +423,17 @@ class TestFlavors:
     def test_unknown(self) -> None:
         with pytest.raises(BundleError, match="flavor is 'sushi', and there is no such module"):
             nested.flavor_of(object(), "sushi")
+
+    def test_of_a_library_that_is_missing(self) -> None:
+        missing = ModuleNotFoundError("No module named 'keras'", name="keras")
+
+        with (
+            mock.patch("importlib.import_module", side_effect=missing),
+            pytest.raises(
+                BundleError, match=r"mlflow.keras needs keras, which is not installed: pip install keras\."
+            ),
+        ):
+            nested.flavor_of(object(), "keras")
 
     def test_used(self, tmp_path: Path) -> None:
         from sklearn.linear_model import LinearRegression

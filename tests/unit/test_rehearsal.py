@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mlflow
 import numpy as np
@@ -48,6 +49,10 @@ def of_objects(frame: pd.DataFrame) -> Any:
 
 def needs_category(frame: pd.DataFrame) -> Any:
     return np.asarray(frame["b"].cat.codes)
+
+
+def month_of_a(frame: pd.DataFrame) -> Any:
+    return np.asarray(frame["a"].dt.month)
 
 
 def drop_last(frame: pd.DataFrame) -> Any:
@@ -97,12 +102,20 @@ class TestFreshProcess:
 
     def test_an_example_that_json_changes(self, tmp_path: Path) -> None:
         refused(
-            Bundle(model=needs_category),
+            Bundle(model=month_of_a),
             tmp_path,
             r"(?s)its input example does not survive the scoring server's JSON: .*accessor",
-            input_example=RAW.astype({"b": "category"}),
+            input_example=RAW.assign(a=pd.Timestamp("2026-01-01")),
             signature=False,
             check_example=True,
+        )
+
+    def test_a_step_that_needs_categories_which_no_caller_can_send(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=needs_category),
+            tmp_path,
+            r"'needs_category' failed: AttributeError: .*'category' dtype; its input has the columns",
+            input_example=RAW.astype({"b": "category"}),
         )
 
     def test_predictions_that_json_cannot_hold(self, tmp_path: Path) -> None:
@@ -159,6 +172,10 @@ class TestFreshProcess:
         assert list(model.predict(RAW, {"factor": 10.0})) == [10.0, 20.0, 40.0]
 
 
+def month(frame: pd.DataFrame) -> pd.Series[int]:
+    return frame["day"].dt.month
+
+
 class TestSignature:
     def test_the_example_does_not_fit(self, tmp_path: Path) -> None:
         signature = infer_signature(RAW.assign(c=1.5), np.zeros(3))
@@ -169,6 +186,37 @@ class TestSignature:
             r"(?s)example does not fit the signature: .*'c'",
             signature=signature,
         )
+
+    @pytest.mark.parametrize("values", [["p", "q", None], [1, 2, 1], [1, 2, None]])
+    def test_categories_are_plain_values_in_json_and_so_for_the_bundle(
+        self, values: list[Any], tmp_path: Path
+    ) -> None:
+        days = pd.date_range("2026-01-01", periods=3)
+        example = pd.DataFrame({"day": days, "kind": pd.Categorical(values)})
+
+        saved(Bundle(model=month), tmp_path / "m", input_example=example, check_example=True)
+
+        types = [str(column.type) for column in Model.load(str(tmp_path / "m")).signature.inputs]
+        plain = pd.Series(values).infer_objects().dtype.kind
+        assert types == [
+            "DataType.datetime",
+            {"i": "DataType.long", "f": "DataType.double"}.get(plain, "DataType.string"),
+        ]
+        assert isinstance(example["kind"].dtype, pd.CategoricalDtype)
+
+    def test_where_none_can_be_inferred_a_warning_says_why(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def failing(*_: Any) -> Any:
+            raise ValueError("no type for\nthat")
+
+        with mock.patch("mlflow.models.signature._infer_schema", failing):
+            saved(Bundle(model=len), tmp_path / "m")
+
+        assert Model.load(str(tmp_path / "m")).signature is None
+        (warning,) = (record for record in caplog.records if "signature" in record.getMessage())
+        assert "no type for" in warning.getMessage()
+        assert "\n" not in warning.getMessage()
 
     def test_a_given_one_gets_the_params_that_the_bundle_declares(self, tmp_path: Path) -> None:
         signature = infer_signature(RAW, np.zeros(3))
@@ -191,9 +239,12 @@ class TestRows:
             (first_only, RAW, False, "row 1 of the input example alone fails: .*too few rows"),
             (len, RAW, False, "no prediction for each of the 3 rows"),
             (np.sum, np.ones((2, 2)), False, "no prediction for each of the 2 rows"),
-            (np.negative, np.ones((2, 2)), True, "predict the same"),
+            (np.negative, np.eye(2), True, "predict the same"),
+            (share, RAW.iloc[[0, 0]], False, "alone, row 1 of the input example differs"),
+            (total, RAW.iloc[[0, 0]], None, "are all the same, which shows nothing"),
+            (np.negative, np.ones((2, 2)), None, "are all the same"),
             (lambda items: items, [1, 2], True, "predict the same"),
-            (lambda columns: columns["a"], {"a": np.ones((2, 1))}, True, "predict the same"),
+            (lambda columns: columns["a"], {"a": np.arange(2.0).reshape(2, 1)}, True, "predict the same"),
         ],
     )
     def test_finding(self, model: Any, example: Any, found: bool | None, why: str, tmp_path: Path) -> None:
