@@ -12,6 +12,8 @@ from mlflow_restaurant.errors import RestaurantError, Unavailable
 from mlflow_restaurant.gateway.upstream import ORIGIN, Answer, Headers
 
 JSON_TYPE = b"application/json"
+MODEL_EXITED = b"ModelExited"
+"""In the stack trace of an answer whose model ended its replica (`ModelExited` of `replica.app`)."""
 MAX_LOGGED = 2000
 """Bytes of an error that has no stack trace which go to the log: MLflow may quote the whole input."""
 UNEXPLAINED = (

@@ -8,6 +8,7 @@ is resolved exactly once, whatever becomes of the others in its batch:
   them; so a row that is wrong fails only its own request;
 - a replica that breaks the connection costs one more try of the same batch at another; after that each request is sent
   alone, since one of them may be what ends replicas;
+- where the model itself ended the replica, each request is sent alone at once;
 - an answer that is not one prediction for each row ends merging for that revision;
 - a caller who goes away, or whose time is over, is left out of the answer, not out of the batch.
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlflow_restaurant.entities import DeploymentRoute
 from mlflow_restaurant.errors import DeadlineExceeded, QueueFull, RestaurantError, Unavailable
 from mlflow_restaurant.gateway import metrics, scoring
-from mlflow_restaurant.gateway.answers import JSON_TYPE, Reply, mend
+from mlflow_restaurant.gateway.answers import JSON_TYPE, MODEL_EXITED, Reply, mend
 from mlflow_restaurant.gateway.calls import PATH, Batch, Call, replicas_ended, stamped
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 from mlflow_restaurant.gateway.queue import Queue
@@ -253,8 +254,8 @@ class Batcher:
             metrics.observe_batch(self.route.name, len(parts), sum(part.count for part in parts))
         if len(batch.calls) == 1:
             call = batch.calls[0]
-            return Message("POST", call.path, call.headers, call.body)
-        return Message("POST", PATH, MERGED_HEADERS, scoring.merge(parts))
+            return Message("POST", call.path, call.headers, call.body, call.is_plain())
+        return Message("POST", PATH, MERGED_HEADERS, scoring.merge(parts), plain=True)
 
     def _is_forgotten(self) -> bool:
         """Tell whether the deployment is gone: what was counted of it was forgotten, and must not come back."""
@@ -285,6 +286,9 @@ class Batcher:
             return
         if answer.status != 200:
             self._count(metrics.RERUNS)
+            if MODEL_EXITED in answer.body:  # to cut it in half would end one replica after the other
+                self._put_back(*[Batch([call]) for call in calls])
+                return
             middle = len(calls) // 2
             self._put_back(Batch(calls[:middle], batch.reader), Batch(calls[middle:], batch.reader))
             return

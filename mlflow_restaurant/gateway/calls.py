@@ -87,6 +87,10 @@ class Call:
         """Tell whether the headers and the path let it be merged; what is in the body is for the reader."""
         return self.content_type in MERGEABLE_TYPES and self.path == PATH
 
+    def is_plain(self) -> bool:
+        """Tell whether it is JSON to score, and nothing else is said of it."""
+        return self.content_type == JSON_TYPE and self.path == PATH
+
 
 class Batch:
     """Calls that go to a replica together.

@@ -1,4 +1,4 @@
-"""Connections to the replicas: one pool a replica, on its unix socket.
+"""Connections to the replicas: for each replica one pool for JSON to score and one for all else, on its unix socket.
 
 A small client of its own: for one request at a time on a unix socket to a known server, a general HTTP client takes
 longer than all else that a gateway does for a request (0.2 of 0.3 ms). The parsing is httptools', as on the callers' side.
@@ -38,12 +38,16 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class Message:
-    """A request as it goes to a replica; `path` with its query, percent-encoded as the caller sent it."""
+    """A request as it goes to a replica; `path` with its query, percent-encoded as the caller sent it.
+
+    `plain` says that it is JSON to score: a replica takes other paths with connections on which anything else came.
+    """
 
     method: str
     path: str
     headers: Headers
     body: bytes
+    plain: bool = False
 
 
 @dataclass(slots=True)
@@ -176,7 +180,7 @@ class Upstream:
     """The connections to all replicas."""
 
     def __init__(self) -> None:
-        self.pools: dict[str, list[Connection]] = {}
+        self.pools: dict[tuple[str, bool], list[Connection]] = {}
 
     async def send(
         self, replica: ReplicaRoute, message: Message, timeout_s: float, *, fresh: bool = False
@@ -191,7 +195,7 @@ class Upstream:
             ConnectionBroken: the connection broke before the answer was complete.
             asyncio.TimeoutError: no complete answer within `timeout_s` seconds.
         """
-        pool = self.pools.setdefault(replica.key, [])
+        pool = self.pools.setdefault((replica.key, message.plain), [])
         while pool and not fresh:
             connection = pool.pop()
             if not connection.transport.is_closing():
@@ -203,12 +207,13 @@ class Upstream:
 
     async def forget(self, key: str) -> None:
         """Close the connections to a replica that gets no more requests."""
-        for connection in self.pools.pop(key, []):
-            connection.transport.close()
+        for plain in (True, False):
+            for connection in self.pools.pop((key, plain), []):
+                connection.transport.close()
 
     async def close(self) -> None:
         """Close all connections that nothing is in flight on."""
-        for key in list(self.pools):
+        for key, _ in list(self.pools):
             await self.forget(key)
 
 

@@ -405,6 +405,27 @@ class TestTrouble:
 
         running(test)
 
+    def test_a_row_at_which_the_model_exits_ends_one_replica_more_and_no_other(self) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                if 13.0 in values_of(message.body):
+                    return Answer(400, [], b'{"stack_trace": "... ModelExited: the model raised SystemExit"}')
+                return answered(message.body)
+
+            site = Site(route("a", max_rows=128), respond)
+            calls = [site.call(float(i)) for i in range(64)]
+            await settle()
+            await settle()
+
+            assert sum(13.0 in values for values in site.batches) == 2
+            assert [site.body(call) for call in calls[:2]] == [
+                b'{"predictions": [0.0]}',
+                b'{"predictions": [2.0]}',
+            ]
+            assert all(len(outcomes) == 1 for outcomes in site.outcomes.values())
+
+        running(test)
+
     def test_many_bad_rows_cost_few_calls(self) -> None:
         async def test() -> None:
             site = Site(route("a", max_queue=200, max_rows=128))

@@ -407,6 +407,16 @@ class TestSpawned:
         assert needs_fresh_process(env) == fresh
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc")
+def test_the_server_forks_from_one_thread(site: Site) -> None:
+    """A newer library that starts one when it is imported would be cut off in the middle of something in every replica."""
+    site.run(site.launch("fetch", fetch("/nowhere", site.home)))
+    server = site.server()
+    assert server is not None
+    names = [(task / "comm").read_text().strip() for task in Path(f"/proc/{server.pid}/task").iterdir()]
+    assert len([name for name in names if name not in THREADS_SAFE_TO_FORK]) == 1, names
+
+
 class TestParts:
     def test_threads_are_told_by_name(self) -> None:
         before, ended = unexpected_threads(), threading.Event()

@@ -17,6 +17,7 @@ from mlflow.types import DataType
 
 from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control import replicas
+from mlflow_restaurant.gateway.answers import MODEL_EXITED
 from mlflow_restaurant.replica import app, fast, serving, trial
 
 BODY = json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1.5]]}}).encode()
@@ -72,6 +73,7 @@ def test_a_model_that_tries_to_end_the_process_fails_and_is_reported(error: Base
     guard.on_exit = reported.append
     guard.guard(model)
 
+    assert app.ModelExited.__name__.encode() == MODEL_EXITED  # what gateways look for
     with pytest.raises(app.ModelExited, match=type(error).__name__):
         model.predict()
     assert reported == [error]

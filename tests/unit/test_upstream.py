@@ -196,7 +196,7 @@ def test_a_connection_that_is_closed_after_an_answer_is_not_used_again(run: Run)
     async def test(replica: Replica, upstream: Upstream) -> None:
         for _ in range(2):
             assert (await upstream.send(replica.route, POST, LONG_S)).body == b"ok"
-            while upstream.pools["a"]:
+            while upstream.pools["a", False]:
                 await asyncio.sleep(0.001)
 
         assert replica.connections == 2
@@ -208,12 +208,28 @@ def test_a_connection_that_is_closed_after_an_answer_is_not_used_again(run: Run)
 def test_what_nobody_asked_for_ends_the_connection(run: Run, parts: list[bytes | None]) -> None:
     async def test(replica: Replica, upstream: Upstream) -> None:
         assert (await upstream.send(replica.route, POST, LONG_S)).body == b"ok"
-        while upstream.pools["a"]:
+        while upstream.pools["a", False]:
             await asyncio.sleep(0.001)
 
         assert (await upstream.send(replica.route, POST, LONG_S)).body == b"ok"
 
     run(test, parts)
+
+
+def test_json_to_score_has_connections_of_its_own(run: Run) -> None:
+    async def test(replica: Replica, upstream: Upstream) -> None:
+        score = Message("POST", "/invocations", [(b"content-type", b"application/json")], b"{}", plain=True)
+        for message in (score, Message("GET", "/ping", [], b""), score, score):
+            await upstream.send(replica.route, message, LONG_S)
+        assert replica.connections == 2
+        assert {key: len(pool) for key, pool in upstream.pools.items()} == {("a", True): 1, ("a", False): 1}
+
+        await upstream.forget("a")
+        while replica.ended < 2:
+            await asyncio.sleep(0.001)
+        assert upstream.pools == {}
+
+    run(test)
 
 
 def test_nobody_there(run: Run) -> None:
