@@ -8,6 +8,8 @@ is resolved exactly once, whatever becomes of the others in its batch:
   them; so a row that is wrong fails only its own request;
 - a replica that breaks the connection costs one more try of the same batch at another; after that each request is sent
   alone, since one of them may be what ends replicas;
+- a replica that hangs is given up long before the time of the requests is over, and each is sent alone; the one at which
+  a replica hangs again waits for the others;
 - where the model itself ended the replica, each request is sent alone at once;
 - an answer that is not one prediction for each row ends merging for that revision;
 - a caller who goes away, or whose time is over, is left out of the answer, not out of the batch.
@@ -16,6 +18,7 @@ is resolved exactly once, whatever becomes of the others in its batch:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +30,14 @@ from mlflow_restaurant.gateway.answers import JSON_TYPE, MODEL_EXITED, Reply, me
 from mlflow_restaurant.gateway.calls import PATH, Batch, Call, replicas_ended, stamped
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 from mlflow_restaurant.gateway.queue import Queue
-from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed, ConnectionBroken, Headers, Message
+from mlflow_restaurant.gateway.upstream import (
+    Answer,
+    ConnectFailed,
+    ConnectionBroken,
+    Hanging,
+    Headers,
+    Message,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -35,6 +45,12 @@ if TYPE_CHECKING:
 MAX_TRIES = 2
 SWEEP_S = 0.02
 """Smallest time between two looks for requests whose time is over."""
+PATIENCE_S = 1.0
+"""Time that a replica always has for several requests, in seconds."""
+PATIENCE_OF_TIMEOUT = 0.25
+"""Part of `timeout_s` that it has besides."""
+PATIENCE_OF_LONGEST = 10.0
+"""It has so many times what the longest call took as well."""
 MERGED_HEADERS: Headers = [(b"content-type", JSON_TYPE)]
 
 
@@ -42,7 +58,14 @@ class Send(Protocol):
     """How batches get to a replica: see `Sender.send`."""
 
     async def __call__(
-        self, dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
+        self,
+        dispatcher: Dispatcher,
+        slots: Slots,
+        message: Message,
+        deadline: float,
+        *,
+        fresh: bool,
+        patience_s: float,
     ) -> Answer: ...
 
 
@@ -61,6 +84,7 @@ class Batcher:
         self.queue = Queue()
         self.running: dict[asyncio.Task[None], Batch] = {}
         self.distrusted: int | None = None
+        self.longest_s = 0.0
         self.pumping: asyncio.Handle | None = None
         self.ripening: asyncio.TimerHandle | None = None
         self.sweeping: asyncio.TimerHandle | None = None
@@ -83,6 +107,7 @@ class Batcher:
             self._merge_by(route)
 
     def _merge_by(self, route: DeploymentRoute) -> None:
+        self.longest_s = 0.0
         self.queue.read_by(route.batch if route.revision != self.distrusted else None)
         self.dispatcher.one_at_a_time = self.merges
 
@@ -205,11 +230,18 @@ class Batcher:
     async def _run(self, slots: Slots, batch: Batch) -> None:
         """Send one batch to one replica, and tell its callers, or put it back into the queue."""
         batch.deadline = max(call.deadline for call in batch.calls)
-        held = True
+        held, sent = True, time.monotonic()
         try:
             answer = await self.send(
-                self.dispatcher, slots, self._message(batch), batch.deadline, fresh=batch.tries > 0
+                self.dispatcher,
+                slots,
+                self._message(batch),
+                batch.deadline,
+                fresh=batch.tries > 0,
+                patience_s=self._patience_s(batch),
             )
+            if answer.status == 200:
+                self.longest_s = max(self.longest_s, time.monotonic() - sent)
             if self.queue and answer.status == 200:
                 # The replica gets its next batch before this one is split and told.
                 held = False
@@ -218,6 +250,8 @@ class Batcher:
             self._answered(slots, batch, answer)
         except ConnectFailed:
             self._put_back(batch)
+        except Hanging:
+            self._hung(batch)
         except ConnectionBroken as e:
             self._broken(batch, e)
         except DeadlineExceeded:
@@ -231,15 +265,35 @@ class Batcher:
             if held:
                 self.dispatcher.release(slots, scoring=True)
 
+    def _patience_s(self, batch: Batch) -> float:
+        """Return how long a replica may take for a batch before it counts as hanging.
+
+        As long as nothing was answered, nobody knows. One request alone has the time that its caller has.
+        """
+        if not self.longest_s or not (len(batch.calls) > 1 or batch.suspect):
+            return math.inf
+        return max(
+            PATIENCE_S, PATIENCE_OF_TIMEOUT * self.route.timeout_s, PATIENCE_OF_LONGEST * self.longest_s
+        )
+
+    def _hung(self, batch: Batch) -> None:
+        """Send each request of a batch alone; let the one at which a replica hung alone wait for the others."""
+        if len(batch.calls) > 1:
+            self._count(metrics.RERUNS)
+            self._put_back(*[Batch([call], tries=1, suspect=True) for call in batch.calls])
+            return
+        batch.suspect = False
+        self._put_back(batch, last=True)
+
     def _finish(self, batch: Batch, error: RestaurantError) -> None:
         for call in batch.calls:
             call.finish(type(error)(error.message))
 
-    def _put_back(self, *batches: Batch) -> None:
+    def _put_back(self, *batches: Batch, last: bool = False) -> None:
         if self.dispatcher.closed:
             self._let_go(call for batch in batches for call in batch.calls)
             return
-        self.queue.put_back(*batches)
+        self.queue.put_back(*batches, last=last)
         self._sweep_by(min(call.deadline for batch in batches for call in batch.calls))
 
     def _sweep_by(self, moment: float) -> None:

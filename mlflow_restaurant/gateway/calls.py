@@ -98,12 +98,15 @@ class Batch:
     Args:
         reader: what read the calls to be mergeable.
         tries: how many replicas broke the connection.
+        suspect: it was in a batch at which a replica hung, and may be why.
     """
 
-    __slots__ = ("calls", "deadline", "reader", "tries")
+    __slots__ = ("calls", "deadline", "reader", "suspect", "tries")
 
-    def __init__(self, calls: list[Call], reader: Reader | None = None, tries: int = 0) -> None:
-        self.calls, self.reader, self.tries = calls, reader, tries
+    def __init__(
+        self, calls: list[Call], reader: Reader | None = None, tries: int = 0, *, suspect: bool = False
+    ) -> None:
+        self.calls, self.reader, self.tries, self.suspect = calls, reader, tries, suspect
         self.deadline = 0.0
 
     def waiting(self) -> list[Call]:

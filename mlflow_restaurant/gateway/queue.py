@@ -81,8 +81,12 @@ class Queue:
         self.size -= 1
         return True
 
-    def put_back(self, *batches: Batch) -> None:
-        """Let these batches be the next, in this order; calls that nobody waits for are left out."""
+    def put_back(self, *batches: Batch, last: bool = False) -> None:
+        """Let these batches be the next, in this order; calls that nobody waits for are left out.
+
+        Args:
+            last: let them be the last of those that are tried again.
+        """
         for batch in reversed(batches):
             calls = batch.waiting()
             if len(calls) > 1 and batch.reader is not self.reader:
@@ -90,7 +94,10 @@ class Queue:
                     self.add(call)
             elif calls:
                 batch.calls = calls
-                self.again.appendleft(batch)
+                if last:
+                    self.again.append(batch)
+                else:
+                    self.again.appendleft(batch)
                 self.size += len(calls)
 
     def next(self, now: float) -> Batch | float | None:

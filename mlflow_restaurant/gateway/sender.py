@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 
 from mlflow_restaurant.errors import DeadlineExceeded
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
-from mlflow_restaurant.gateway.upstream import Answer, ConnectionBroken, Message, Upstream
+from mlflow_restaurant.gateway.upstream import Answer, ConnectionBroken, Hanging, Message, Upstream
 
 PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.1
@@ -32,22 +33,36 @@ class Sender:
         self.probes: set[asyncio.Task[None]] = set()
 
     async def send(
-        self, dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
+        self,
+        dispatcher: Dispatcher,
+        slots: Slots,
+        message: Message,
+        deadline: float,
+        *,
+        fresh: bool,
+        patience_s: float = math.inf,
     ) -> Answer:
         """Send one request to one replica, and bench the replica when that does not go well.
 
         Args:
             deadline: on the clock of `time.monotonic`.
             fresh: use a new connection.
+            patience_s: time after which the replica counts as hanging, also before the deadline.
 
         Raises:
             ConnectFailed, ConnectionBroken: see `Upstream.send`.
+            Hanging: no answer within `patience_s`.
             DeadlineExceeded: no answer before the deadline.
         """
         timeout_s, sent = dispatcher.route.timeout_s, time.monotonic()
+        limit_s = max(0.001, min(deadline - sent, patience_s))
         try:
-            return await self.upstream.send(slots.route, message, max(0.001, deadline - sent), fresh=fresh)
+            return await self.upstream.send(slots.route, message, limit_s, fresh=fresh)
         except asyncio.TimeoutError:
+            if limit_s == patience_s:
+                reason = f"it did not answer within {patience_s:.3g} s, many times as long as it took before"
+                self._give_up_on(dispatcher, slots, reason)
+                raise Hanging(reason) from None
             if time.monotonic() - sent >= WHOLE_TIMEOUT * timeout_s:
                 self._give_up_on(dispatcher, slots, f"it did not answer within timeout_s={timeout_s:g} s")
             raise DeadlineExceeded(

@@ -67,6 +67,10 @@ class ConnectFailed(ConnectionBroken):
     """There is nobody at the replica's socket; nothing was sent."""
 
 
+class Hanging(ConnectionBroken):
+    """The replica takes so much longer than it ever did that it was given up, though there is time left."""
+
+
 class Connection(asyncio.Protocol):
     """One connection to a replica, for one request after another.
 

@@ -17,7 +17,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
-from ..support import Load, call, do, eventually, records
+from ..support import Answer, Load, call, do, eventually, records
 
 
 def deployed(home: Home, actor: Path, **config: Any) -> tuple[RestaurantDeploymentClient, dict[str, Any]]:
@@ -110,6 +110,40 @@ def test_a_model_that_exits_is_replaced(home: Home, actor: Path) -> None:
         assert do(deployment["url"], "x").predictions == ["x"]
     eventually(lambda: healthy(client) and _pids(client) != [before], "the replica is replaced")
     assert "SystemExit" in client.home.deployment_log("a").read_text()
+
+
+def together(deployment: dict[str, Any], bad: str, good: int = 14) -> Answer:
+    """Ask for one bad deed among good ones, all at once; returns its answer when the others have theirs."""
+    deeds = [
+        *(f"x{number}" for number in range(good // 2)),
+        bad,
+        *(f"y{number}" for number in range(good // 2)),
+    ]
+    with ThreadPoolExecutor(len(deeds)) as pool:
+        answers = list(pool.map(partial(do, deployment["url"]), deeds))
+    (at,) = (number for number, deed in enumerate(deeds) if deed == bad)
+    for deed, answer in zip(deeds, answers, strict=True):
+        assert deed == bad or (answer.status == 200 and answer.predictions == [deed]), answer
+    return answers[at]
+
+
+MERGING = {"batching": "on", "batch_wait_ms": 500}
+
+
+def test_a_row_at_which_the_model_hangs_keeps_no_other_waiting(home: Home, actor: Path) -> None:
+    client, deployment = deployed(home, actor, timeout_s=20, **MERGING)
+    assert do(deployment["url"], "x").status == 200  # so that it is known how long a call takes
+    answer = together(deployment, "sleep:600")
+    assert answer.status == 504
+    assert "many times as long" in client.home.deployment_log("a").read_text()
+
+
+def test_a_row_at_which_the_model_exits_ends_two_replicas_at_most(home: Home, actor: Path) -> None:
+    client, deployment = deployed(home, actor, **MERGING)
+    answer = together(deployment, "exit:0")
+    assert answer.status == 400
+    eventually(lambda: healthy(client), "the replica is back")
+    assert sum(r["restarts"] for r in client.get_deployment("a")["replicas"]) in (1, 2)
 
 
 def test_a_replica_that_keeps_ending_is_unhealthy_with_the_reason(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
@@ -14,13 +15,20 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import BatchRoute, DeploymentRoute, ReplicaRoute
 from mlflow_restaurant.errors import DeadlineExceeded, DoesNotExist, QueueFull, RestaurantError, Unavailable
-from mlflow_restaurant.gateway import metrics
+from mlflow_restaurant.gateway import batcher, metrics
 from mlflow_restaurant.gateway.answers import Reply
 from mlflow_restaurant.gateway.batcher import Batcher
 from mlflow_restaurant.gateway.calls import Batch, Call, Outcome
 from mlflow_restaurant.gateway.dispatch import SLOTS_PER_REPLICA, Dispatcher, Slots
 from mlflow_restaurant.gateway.queue import MAX_BATCH_BYTES
-from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed, ConnectionBroken, Headers, Message
+from mlflow_restaurant.gateway.upstream import (
+    Answer,
+    ConnectFailed,
+    ConnectionBroken,
+    Hanging,
+    Headers,
+    Message,
+)
 
 LONG_S = 60.0
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -79,14 +87,23 @@ class Site:
         self.respond = respond
         self.sent: list[tuple[str, bytes]] = []
         self.tries: list[bool] = []
+        self.patience: list[float] = []
         self.logged: list[str] = []
         self.dispatcher = Dispatcher(first)
         self.batcher = Batcher(self.dispatcher, self.send, lambda _, text: self.logged.append(text))
         self.outcomes: dict[Call, list[Outcome]] = {}
 
     async def send(
-        self, dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
+        self,
+        dispatcher: Dispatcher,
+        slots: Slots,
+        message: Message,
+        deadline: float,
+        *,
+        fresh: bool,
+        patience_s: float,
     ) -> Answer:
+        self.patience.append(patience_s)
         self.sent.append((slots.route.key, message.body))
         self.tries.append(fresh)
         return await self.respond(slots, message)
@@ -423,6 +440,54 @@ class TestTrouble:
                 b'{"predictions": [2.0]}',
             ]
             assert all(len(outcomes) == 1 for outcomes in site.outcomes.values())
+
+        running(test)
+
+    def test_a_row_at_which_replicas_hang_keeps_no_other_waiting(self) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                if 13.0 in values_of(message.body):
+                    if site.patience[-1] < math.inf:
+                        raise Hanging("it takes long")
+                    await asyncio.Event().wait()
+                return answered(message.body)
+
+            site = Site(route("a", max_rows=128), respond)
+            first = site.call(0.0)
+            await settle()
+            assert site.patience == [math.inf]  # nobody knows how long it takes
+            assert site.body(first) == b'{"predictions": [0.0]}'
+            bad, *good = [site.call(13.0), *(site.call(float(i)) for i in range(5))]
+            await settle()
+
+            assert site.patience[1:] == [0.25 * site.batcher.route.timeout_s] * 7 + [math.inf]
+            assert site.batches[1:3] == [[13.0, 0.0, 1.0, 2.0, 3.0, 4.0], [13.0]]
+            assert site.batches[-1] == [13.0]  # after all others
+            assert [site.body(call) for call in good] == [
+                b'{"predictions": [%.1f]}' % (2 * i) for i in range(5)
+            ]
+            assert site.outcomes[bad] == []
+
+        running(test)
+
+    def test_what_takes_long_has_time(self) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                await asyncio.sleep(0.05)
+                return answered(message.body)
+
+            site = Site(route("a", timeout_s=0.4), respond)
+            with mock.patch.object(batcher, "PATIENCE_S", 0.01):
+                for _ in range(2):
+                    calls = [site.call(1.0), site.call(2.0)]
+                    await asyncio.sleep(0.2)
+                    assert [site.body(call) for call in calls] == [
+                        b'{"predictions": [2.0]}',
+                        b'{"predictions": [4.0]}',
+                    ]
+
+            assert site.patience[0] == math.inf
+            assert site.patience[-1] >= 10 * 0.05
 
         running(test)
 

@@ -405,7 +405,13 @@ async def through_the_queue(model: PyFuncModel, types: dict[str, str], bodies: l
     )
 
     async def send(
-        dispatcher: Dispatcher, slots: Slots, message: Message, deadline: float, *, fresh: bool
+        dispatcher: Dispatcher,
+        slots: Slots,
+        message: Message,
+        deadline: float,
+        *,
+        fresh: bool,
+        patience_s: float,
     ) -> Answer:
         await asyncio.sleep(0)
         return respond(model, message.body)
