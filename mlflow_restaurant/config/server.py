@@ -43,7 +43,14 @@ class ServerSettings(BaseModel):
         description="private memory of all replicas, in megabytes, above which the deployments that were used least"
         " recently sleep until the next request; 0: no limit",
     )
-
+    max_bodies_mb: Annotated[float, Number] = Field(
+        1024,
+        ge=0,
+        le=1_000_000_000,
+        allow_inf_nan=False,
+        description="bodies of requests that each gateway holds at a time, in megabytes; more get 503 with `Retry-After`;"
+        " 0: no limit",
+    )
     keep_events: Annotated[int, Number] = Field(
         200,
         ge=1,

@@ -84,8 +84,11 @@ class Launched:
         self.word = -1
 
 
-async def launch(home: Home, listener: socket.socket) -> Launched:
+async def launch(home: Home, listener: socket.socket, max_bodies_mb: float) -> Launched:
     """Start a gateway of a home on a port, which waits for the word to begin.
+
+    Args:
+        max_bodies_mb: see `ServerSettings`.
 
     Raises:
         OSError: it can't be started.
@@ -101,6 +104,7 @@ async def launch(home: Home, listener: socket.socket) -> Launched:
         "record": str(record_path(home.records, gateway.key)),
         "logs": str(home.logs),
         "grace_s": GRACE_S,
+        "max_bodies_mb": max_bodies_mb,
     }
     try:
         child = await SpawnLauncher().launch(

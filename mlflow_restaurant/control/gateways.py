@@ -192,7 +192,7 @@ class GatewayFleet:
 
     async def _launch(self) -> Launched:
         assert self.listener is not None
-        return await launch(self.home, self.listener)
+        return await launch(self.home, self.listener, self.settings.max_bodies_mb)
 
     def _take_standby(self) -> Launched | None:
         launched = self.standby

@@ -26,6 +26,7 @@ from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher
 from mlflow_restaurant.gateway.budget import Budget
 from mlflow_restaurant.gateway.calls import Call, Outcome, limit_of, replicas_ended, request_id_of, stamped
 from mlflow_restaurant.gateway.dispatch import Moved, Slots
+from mlflow_restaurant.gateway.room import Room, Share
 from mlflow_restaurant.gateway.router import Address, Caller, Draws, parse_path, pick, pick_side, takes_part
 from mlflow_restaurant.gateway.sender import Sender
 from mlflow_restaurant.gateway.shadow import copied
@@ -61,6 +62,7 @@ class Gateway:
         suspect: Callable[[str, str, str], None],
         others: Callable[[], Awaitable[list[metrics.Families]]] | None = None,
         wake: Callable[[str], Awaitable[None]] | None = None,
+        max_bodies_mb: float = 0,
     ) -> None:
         """
         Args:
@@ -68,7 +70,9 @@ class Gateway:
             suspect: tells the controller of a replica that does not answer: deployment, key, reason.
             others: asks the other gateways of the home for their metrics.
             wake: asks the controller to start replicas of a deployment that sleeps.
+            max_bodies_mb: see `Room`.
         """
+        self.room = Room(max_bodies_mb)
         self.log, self.others = log, others
         self.table = RouteTable()
         self.leaving: dict[str, asyncio.Task[None]] = {}
@@ -149,8 +153,10 @@ class Gateway:
         started = time.monotonic()
         status = 499
         try:
-            body = await _read_body(receive, headers, route)
-            reply = await self._score(route, receive, Message("POST", target, headers, body), address.prefix)
+            with self.room.share() as share:
+                body = await _read_body(receive, headers, route, share)
+                message = Message("POST", target, headers, body)
+                reply = await self._score(route, receive, message, address.prefix)
             status = reply.status
         except RestaurantError as e:
             status = e.http_status
@@ -289,7 +295,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute) -> bytes:
+async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute, share: Share) -> bytes:
     limit = limit_of(route)
     too_large = BodyTooLarge(
         f"The body is larger than {route.max_body_mb:g} MB, the max_body_mb of deployment '{route.name}'."
@@ -298,18 +304,19 @@ async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute)
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large
     try:
-        return await asyncio.wait_for(_gather(receive, limit, too_large), route.timeout_s)
+        return await asyncio.wait_for(_gather(receive, limit, too_large, share), route.timeout_s)
     except asyncio.TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {route.timeout_s:g} s.") from None
 
 
-async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge) -> bytes:
+async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge, share: Share) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise CallerGone
     if len(body) > limit:
         raise too_large
+    share.grow(len(body))
     if not message.get("more_body", False):
         return body
     parts, size = [body], len(body)
@@ -321,6 +328,7 @@ async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge) -> byte
         size += len(parts[-1])
         if size > limit:
             raise too_large
+        share.grow(len(parts[-1]))
     return b"".join(parts)
 
 

@@ -56,7 +56,13 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
     listener = socket.socket(fileno=args["fd"])
     controller = ControllerLink(Path(args["admin"]))
     others = OtherGateways(Path(args["control"]))
-    gateway = Gateway(_log_writer(Path(args["logs"])), controller.suspect, others.metrics, controller.wake)
+    gateway = Gateway(
+        _log_writer(Path(args["logs"])),
+        controller.suspect,
+        others.metrics,
+        controller.wake,
+        args["max_bodies_mb"],
+    )
     public = HttpServer(gateway, args["grace_s"], Lane(gateway, KEEP_ALIVE_S).connect)
     control = HttpServer(control_app(gateway), 1)
     bound = bind_unix(Path(args["control"]))

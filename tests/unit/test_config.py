@@ -222,6 +222,7 @@ class TestServer:
             "port": 5001,
             "gateways": 1,
             "max_total_memory_mb": 0,
+            "max_bodies_mb": 1024,
             "keep_events": 200,
             "keep_events_days": 90,
             "max_log_mb": 10,

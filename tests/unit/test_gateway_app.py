@@ -18,6 +18,7 @@ from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRoute, RouteTable
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.app import Gateway
+from mlflow_restaurant.gateway.room import Room
 from mlflow_restaurant.gateway.tracks import Track
 from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed
 from mlflow_restaurant.replica.app import with_raw_headers
@@ -615,6 +616,25 @@ class TestBodies:
 
             assert (await site.post(body=b"x" * 1048)).status == 200
             assert (await site.post(body=b"x" * 1049)).status == 413
+
+        run(test)
+
+    def test_503_when_others_send_so_much_at_once_that_there_is_no_room(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve(await site.replica("a"))
+            site.gateway.room = Room(0.001)
+            slow = asyncio.ensure_future(site.call("POST", SCORE, receive=messages(b"x" * 600)))
+            await asyncio.sleep(0)
+
+            refused = await site.post(body=b"x" * 600)
+            assert (refused.status, refused.error) == (503, "REQUEST_LIMIT_EXCEEDED")
+            assert len(refused.values(b"retry-after")) == 1
+            assert (await site.post(body=b"x" * 400)).status == 200
+
+            slow.cancel()
+            await asyncio.wait([slow])
+            assert (await site.post(body=b"x" * 600)).status == 200
+            assert site.gateway.room.used == 0
 
         run(test)
 

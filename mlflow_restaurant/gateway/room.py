@@ -1,0 +1,52 @@
+"""Room for callers' bodies in one gateway: those that are on their way in or wait for an answer. Pure: sizes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlflow_restaurant.errors import QueueFull
+
+MEGABYTE = 1 << 20
+
+
+class Room:
+    """So many bytes for the bodies of all callers.
+
+    Args:
+        max_mb: in megabytes; 0 for no limit.
+    """
+
+    def __init__(self, max_mb: float) -> None:
+        self.max_mb = max_mb
+        self.used = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """Give one request a share that grows as its body comes in, until the end of the block."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.used -= share.size
+
+
+class Share:
+    """What one request takes of a room."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.size = room, 0
+
+    def grow(self, size: int) -> None:
+        """Take `size` bytes more.
+
+        Raises:
+            QueueFull: there is no room for them.
+        """
+        room = self.room
+        if room.max_mb and room.used + size > room.max_mb * MEGABYTE:
+            raise QueueFull(
+                f"The server holds as much of other requests as it may ({room.max_mb:g} MB, max_bodies_mb); try again later."
+            )
+        self.size += size
+        room.used += size
