@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -92,9 +93,9 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def own_stores() -> Iterator[None]:
-    """No test sees the stores or the experiment of one before it: MLflow keeps the last in globals and the environment."""
+@contextlib.contextmanager
+def stores_kept() -> Iterator[None]:
+    """Forget stores and experiment that were chosen in the block: MLflow keeps them in globals and the environment."""
     before = {name: os.environ.get(name) for name in STORES}
     yield
     for name, value in before.items():
@@ -104,6 +105,20 @@ def own_stores() -> Iterator[None]:
     for module, variable in STORE_GLOBALS:
         if module in sys.modules:
             vars(sys.modules[module])[variable] = None
+
+
+@pytest.fixture(autouse=True)
+def own_stores() -> Iterator[None]:
+    """No test sees the stores or the experiment of one before it."""
+    with stores_kept():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_stores_of_a_module() -> Iterator[None]:
+    """Nor those that the fixtures of another module have chosen."""
+    with stores_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
