@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow_restaurant.errors import QueueFull
-
-MEGABYTE = 1 << 20
+from mlflow_restaurant.gateway.calls import MEGABYTE
 
 
 class Room:

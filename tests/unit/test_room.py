@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlflow_restaurant.errors import QueueFull
-from mlflow_restaurant.gateway.room import MEGABYTE, Room
+from mlflow_restaurant.gateway.calls import MEGABYTE
+from mlflow_restaurant.gateway.room import Room
 
 
 def test_what_does_not_fit_is_refused_and_what_is_done_gives_its_room_back() -> None:
