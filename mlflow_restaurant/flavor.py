@@ -44,6 +44,7 @@ from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_so
 from mlflow_restaurant.saving.directory import CODE_FOLDER
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
+from mlflow_restaurant.saving.rows import row_wise_finding
 
 if TYPE_CHECKING:
     import os
@@ -347,7 +348,7 @@ def _add_flavors(
     root: Path,
     loader_package: str,
 ) -> None:
-    row_wise, why = rehearsal.row_wise_finding(bundle, run)
+    row_wise, why = row_wise_finding(bundle, run)
     pyfunc.add_to_model(
         model,
         loader_module=f"{loader_package}.loader",

@@ -1,7 +1,7 @@
 """Try a bundle before anybody else does: on its example here, and from disk in a fresh process.
 
 What is tried: the example fits the signature; the bundle, loaded back where nothing of this process is, predicts the
-same; so does the example after its way through the scoring server's JSON; rows alone and together agree.
+same; so does the example after its way through the scoring server's JSON. Rows alone and together are for `rows`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from mlflow.types import ParamSchema
 from mlflow.types.utils import _infer_param_schema
 
 from mlflow_restaurant.bundle import Bundle
-from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving import fresh
 
@@ -42,16 +41,13 @@ __all__ = [
     "model_input",
     "param_schema",
     "rehearse",
-    "row_wise_finding",
     "run_example",
 ]
 
 _logger = logging.getLogger(__name__)
 
-_SAME_PROCESS = 1e-9
-_OTHER_PROCESS = 1e-6
+OTHER_PROCESS = 1e-6
 """How far numbers may be apart: libraries may add in another order where they use other numbers of threads."""
-_ROWS_TRIED = 50
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,7 @@ def _fitted(data: Any, params: Any, signature: ModelSignature | None) -> tuple[A
         )
     except Exception as error:
         raise MlflowException(
-            f"The input example does not fit the signature: {_message(error)} "
+            f"The input example does not fit the signature: {message_of(error)} "
             "Change one of them, or leave the signature out: it is inferred from the example.",
             INVALID_PARAMETER_VALUE,
         ) from error
@@ -208,102 +204,6 @@ def completed(given: Any, bundle: Bundle) -> Any:
         return own if given is None else given
     named = {spec.name for spec in given}
     return ParamSchema([*given, *(spec for spec in own if spec.name not in named)])
-
-
-def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | None, str]:
-    """Whether rows are predicted independently of each other, and how that is known.
-
-    Raises:
-        MlflowException: the bundle was said to be row-wise, and its example shows that it is not.
-    """
-    if bundle.row_wise is False:
-        return False, "given"
-    if run is None:
-        return bundle.row_wise, "given" if bundle.row_wise else "there is no input example"
-    found, why = _try_rows(bundle, run, _OTHER_PROCESS if bundle.row_wise else _SAME_PROCESS)
-    if bundle.row_wise is None:
-        return found, why
-    if found is False:
-        raise MlflowException(
-            f"The bundle is not row-wise: {why}. Leave row_wise out, or make every step treat each row by itself.",
-            INVALID_PARAMETER_VALUE,
-        )
-    return True, "given"
-
-
-def _try_rows(bundle: Bundle, run: ExampleRun, tolerance: float) -> tuple[bool | None, str]:
-    data, params = run.seen
-    rows = _rows(data)
-    if rows is None or len(rows) < 2:
-        return None, "the input example has fewer than two rows"
-    differs = _differing_row(bundle, rows, run.predictions, params, tolerance)
-    if differs:
-        return False, differs
-    for method, predictions in _by_other_methods(bundle, data, params):
-        if differs := _differing_row(
-            bundle, rows, predictions, {**(params or {}), PREDICT_METHOD: method}, tolerance
-        ):
-            return False, f"by {method}, {differs}"
-    if _are_equal(rows[:_ROWS_TRIED]):
-        return None, "the rows of the input example are all the same, which shows nothing"
-    return (
-        True,
-        f"the {min(len(rows), _ROWS_TRIED)} rows of the input example predict the same alone and together",
-    )
-
-
-def _by_other_methods(bundle: Bundle, data: Any, params: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
-    """What requests get that choose another method, as far as the model has it for such data."""
-    if PREDICT_METHOD not in bundle.params:
-        return
-    for method in bundle.methods:
-        if method != (params or {}).get(PREDICT_METHOD, bundle.predict_method):
-            with contextlib.suppress(Exception):  # so does it fail for every request
-                yield method, bundle.predict(deepcopy(data), {**(params or {}), PREDICT_METHOD: method})
-
-
-def _differing_row(
-    bundle: Bundle, rows: list[Any], predictions: Any, params: dict[str, Any] | None, tolerance: float
-) -> str:
-    """What shows that rows are not predicted by themselves; empty if nothing does."""
-    try:
-        together = as_json(predictions)
-    except Exception as error:  # classes of any kind are asked for their values
-        return f"its predictions cannot be written as JSON: {_message(error)}"
-    if not isinstance(together, list) or len(together) != len(rows):
-        return f"there is no prediction for each of the {len(rows)} rows of the input example"
-    for number, row in enumerate(rows[:_ROWS_TRIED]):
-        try:
-            alone = as_json(bundle.predict(row, params))
-        except Exception as error:
-            return f"row {number + 1} of the input example alone fails: {error}"
-        if text := difference([together[number]], alone, tolerance):
-            return f"alone, row {number + 1} of the input example differs: {text}"
-    return ""
-
-
-def _are_equal(rows: list[Any]) -> bool:
-    """Whether all rows are one and the same, so that they would predict the same whatever was done with them."""
-    try:
-        return len({str(as_json(row)) for row in rows}) == 1
-    except Exception:  # data of any kind is asked for its values
-        return False
-
-
-def _rows(data: Any) -> list[Any] | None:
-    """Each row by itself, in the form of the whole."""
-    if hasattr(data, "iloc"):
-        return [data.iloc[i : i + 1] for i in range(len(data))]
-    if isinstance(data, list):
-        return [[item] for item in data]
-    if isinstance(data, dict):
-        columns = {name: _rows(value) for name, value in data.items()}
-        lengths = {None if rows is None else len(rows) for rows in columns.values()}
-        if len(lengths) != 1 or None in lengths:
-            return None
-        return [{name: rows[i] for name, rows in columns.items() if rows} for i in range(lengths.pop() or 0)]
-    shape = getattr(data, "shape", ())
-    return [data[i : i + 1] for i in range(shape[0])] if shape else None
 
 
 def rehearse(root: Path, run: ExampleRun | None) -> list[str]:
@@ -350,7 +250,7 @@ def _expected(run: ExampleRun) -> Any:
     except Exception as error:
         kind = type(run.predictions).__name__
         raise _refusal(
-            f"the scoring server cannot write its predictions ({kind}) as JSON: {_message(error)}; return a DataFrame, "
+            f"the scoring server cannot write its predictions ({kind}) as JSON: {message_of(error)}; return a DataFrame, "
             "Series, array or list of plain values from its last step"
         ) from error
 
@@ -358,7 +258,7 @@ def _expected(run: ExampleRun) -> Any:
 def _compare(expected: Any, outcome: dict[str, str], what: str) -> None:
     if "error" in outcome:
         raise _refusal(f"{what}: {outcome['error']}")
-    if text := difference(expected, json.loads(outcome["json"])["predictions"], _OTHER_PROCESS):
+    if text := difference(expected, json.loads(outcome["json"])["predictions"], OTHER_PROCESS):
         raise _refusal(
             f"{what}: {text}. Look for steps that are random, or that depend on files, the clock, or global variables; "
             "where that is wanted, save with check_example=False"
@@ -402,5 +302,5 @@ def _refusal(why: str) -> MlflowException:
     return MlflowException(f"The bundle was not saved: {why}.", INVALID_PARAMETER_VALUE)
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     return str(getattr(error, "message", None) or f"{type(error).__name__}: {error}")
