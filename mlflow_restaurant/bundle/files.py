@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ADDED", "CHANGED", "INTACT", "MISSING", "OUTSIDE", "added_files", "sha256_of", "state_of"]
+__all__ = [
+    "ADDED",
+    "CHANGED",
+    "CODE_FOLDER",
+    "INTACT",
+    "MISSING",
+    "OUTSIDE",
+    "added_files",
+    "files_below",
+    "sha256_of",
+    "state_of",
+]
 
 INTACT = "ok"
 ADDED = "added"
@@ -20,7 +31,11 @@ CHANGED = "changed"
 MISSING = "missing"
 OUTSIDE = "outside the bundle"
 
+CODE_FOLDER = "code"
+"""Where the code of a model lies, also of one inside the bundle; MLflow puts it there."""
+
 _CHUNK_BYTES = 1 << 20
+_UNCHECKED_HASH = 0b01
 
 
 def sha256_of(path: Path) -> str:
@@ -32,11 +47,37 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def files_below(root: Path, folder: str) -> list[str]:
+    """Return the files below a folder of `root`, by their paths from `root`; bytecode left out."""
+    return [file for file in _files(root, folder) if not _is_bytecode(root / file)]
+
+
 def added_files(root: Path, folder: str, listed: Iterable[str]) -> list[str]:
-    """Return the files below a folder of `root` that are not listed, by their paths from `root`; bytecode left out."""
-    found = (path for path in sorted((root / folder).rglob("*")) if path.is_file())
-    names = [path.relative_to(root).as_posix() for path in found if "__pycache__" not in path.parts]
-    return [name for name in names if name not in set(listed)]
+    """Return the files below a folder of `root` that are not listed, by their paths from `root`.
+
+    Bytecode that Python has left there is none of them, as far as Python compares it with its source.
+    """
+    found = [file for file in _files(root, folder) if not _is_compared(root / file)]
+    return [file for file in found if file not in set(listed)]
+
+
+def _files(root: Path, folder: str) -> list[str]:
+    return [
+        path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*")) if path.is_file()
+    ]
+
+
+def _is_bytecode(path: Path) -> bool:
+    return "__pycache__" in path.parts
+
+
+def _is_compared(path: Path) -> bool:
+    """Whether it is bytecode that Python uses only where it is of the source beside it (PEP 552)."""
+    if not _is_bytecode(path) or path.suffix != ".pyc":
+        return False
+    with path.open("rb") as file:
+        flags = int.from_bytes(file.read(8)[4:], "little")
+    return flags != _UNCHECKED_HASH
 
 
 def state_of(root: Path, file: str, sha256: str) -> str:

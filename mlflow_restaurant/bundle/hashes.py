@@ -11,7 +11,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from .files import CHANGED, MISSING, OUTSIDE, added_files, sha256_of, state_of
+from .files import CHANGED, CODE_FOLDER, MISSING, OUTSIDE, added_files, files_below, sha256_of, state_of
 
 __all__ = ["check_code", "check_files", "checked_path", "hashed", "sha256_of_files"]
 
@@ -32,14 +32,14 @@ def hashed(root: Path, file: str) -> dict[str, Any]:
 
 def sha256_of_files(root: Path, folder: str) -> dict[str, str]:
     """Hash of every file below a folder of `root`, by its path from `root`; bytecode left out."""
-    return {file: sha256_of(root / file) for file in added_files(root, folder, ())}
+    return {file: sha256_of(root / file) for file in files_below(root, folder)}
 
 
 def checked_path(entry: dict[str, Any], root: Path, label: str) -> Path:
     """Path of what an entry of MLmodel names, after a look at its hashes.
 
     Raises:
-        MlflowException: it is missing, was changed, or lies outside `root`.
+        MlflowException: it is missing, was changed, lies outside `root`, or got a file among its code.
     """
     if "file" not in entry:
         return root
@@ -49,12 +49,12 @@ def checked_path(entry: dict[str, Any], root: Path, label: str) -> Path:
             f"{label} cannot be loaded: {entry['file']} {_PROBLEMS[OUTSIDE]}", INVALID_PARAMETER_VALUE
         )
     files = entry["files"] if "files" in entry else {entry["file"]: entry["sha256"]}
-    check_files(files, root, f"{label} cannot be loaded")
+    check_code(files, root, f"{entry['file']}/{CODE_FOLDER}", f"{label} cannot be loaded")
     return path
 
 
 def check_code(files: dict[str, str], root: Path, folder: str, label: str) -> None:
-    """Compare the files of the bundle's code, all of which can be imported, with their hashes.
+    """Compare files with their hashes; there may be no other in the folder of code, all of which can be imported.
 
     Raises:
         MlflowException: as `check_files`, or there is one more.

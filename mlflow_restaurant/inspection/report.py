@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mlflow_restaurant.bundle.files import ADDED, INTACT, OUTSIDE, added_files, state_of
+from mlflow_restaurant.bundle.files import ADDED, CODE_FOLDER, INTACT, OUTSIDE, added_files, state_of
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest
 
 __all__ = ["inspect_bundle"]
@@ -128,7 +128,7 @@ def _step(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
         "file": entry.get("file"),
         "pickled": entry.get("serializer") in PICKLES or bool(entry.get("pickled")),
         "pickles": list(entry.get("pickled") or ()),
-        "files": _files(_hashes(entry), root),
+        "files": _files_of(entry, root),
     }
 
 
@@ -141,12 +141,19 @@ def _opened(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
         "file": entry.get("file"),
         "pickled": bool(pickles),
         "pickles": pickles,
-        "files": _files(_hashes(entry), root),
+        "files": _files_of(entry, root),
     }
 
 
 def _hashes(entry: Mapping[str, Any]) -> Mapping[str, str]:
     return entry.get("files") or ({entry["file"]: entry["sha256"]} if entry.get("file") else {})
+
+
+def _files_of(entry: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
+    """The files of a step or of what was opened, and those that were added to its code."""
+    hashes = _hashes(entry)
+    inside = bool(entry.get("file")) and (root / entry["file"]).resolve().is_relative_to(root.resolve())
+    return _files(hashes, root) + (_added(root, f"{entry['file']}/{CODE_FOLDER}", hashes) if inside else [])
 
 
 def _files(hashes: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
@@ -162,10 +169,13 @@ def _files(hashes: Mapping[str, str], root: Path) -> list[dict[str, Any]]:
 def _code(conf: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
     """The files of the bundle's code, and those that were added to it."""
     hashes = conf.get("code_files") or {}
-    added = added_files(root, conf.get("code") or "code", hashes)
-    return _files(hashes, root) + [
+    return _files(hashes, root) + _added(root, conf.get("code") or CODE_FOLDER, hashes)
+
+
+def _added(root: Path, folder: str, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
         {"file": file, "sha256": None, "state": ADDED, "size_bytes": (root / file).stat().st_size}
-        for file in added
+        for file in added_files(root, folder, hashes)
     ]
 
 

@@ -158,6 +158,23 @@ class TestWhatIsWrong:
         assert report["intact"] is False
         assert "code/json.py is added" in inspection_text(report)
 
+    def test_code_added_to_a_model_inside(self, saved: Path) -> None:
+        def nest(conf: Any) -> None:
+            step = conf["flavors"]["restaurant"]["steps"][-1]
+            step["files"] = {step["file"]: step.pop("sha256")}
+            step["file"] = "steps"
+
+        rewrite(saved, nest)
+        (saved / "steps" / "code").mkdir()
+        (saved / "steps" / "code" / "json.py").write_text("")
+
+        report = inspect_bundle(str(saved))
+
+        assert report["intact"] is False
+        assert [file["file"] for file in report["steps"][-1]["files"] if file["state"] == "added"] == [
+            "steps/code/json.py"
+        ]
+
     def test_a_file_outside_is_not_read(self, saved: Path) -> None:
         secret = saved.parent / "secret"
         secret.write_text("x")
