@@ -37,11 +37,11 @@ from mlflow.utils.model_utils import (
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.bundle import Bundle, BundleError, loader
+from mlflow_restaurant.bundle.files import CODE_FOLDER
 from mlflow_restaurant.bundle.hashes import sha256_of_files
 from mlflow_restaurant.bundle.loader import FLAVOR_NAME, FORMAT_VERSION, load_bundle
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
-from mlflow_restaurant.saving.directory import CODE_FOLDER
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
 from mlflow_restaurant.saving.rows import row_wise_finding
@@ -132,7 +132,13 @@ def save_model(
         example = _written_example(model, input_example, root)
         if example is None and check_example:
             _logger.warning(NO_EXAMPLE)
-        run = None if example is None else rehearsal.run_example(bundle, example, signature)
+        run = (
+            None
+            if example is None
+            else rehearsal.run_example(
+                bundle, example, signature, rehearsal.columns_made_plain(input_example)
+            )
+        )
         _set_signature(model, bundle, signature, run)
         if metadata is not None:
             model.metadata = metadata

@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .calling import needs_mlflow, params_of_pyfunc
 from .diagnosis import explain, row_count
 from .models import (
     PREDICT_METHOD,
@@ -17,9 +18,7 @@ from .models import (
     Predictor,
     checked_params,
     checked_threshold,
-    needs_mlflow,
     normal_labels,
-    params_of_pyfunc,
 )
 from .steps import BundleError, Step, from_code, make_steps, split_kwargs, takes_params
 
@@ -277,6 +276,11 @@ def _model_step(
 ) -> Step:
     target, kwargs = split_kwargs(given)
     target, source = from_code(target)
+    if isinstance(target, Bundle) and source is None:
+        raise BundleError(
+            "The model is a Bundle: give the URI or directory it was saved at, Bundle(model='models:/spam/3'), or take it "
+            "apart: Bundle(preprocess=[*more, *other.preprocess], model=other.model)."
+        )
     if needs_mlflow(target, flavor):
         from .nested import open_model
 

@@ -17,6 +17,7 @@ __all__ = ["columns_of", "explain", "row_count"]
 _SHOWN = 10
 _LIBRARIES = {"pandas", "sklearn"}
 _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|np\.str_\('([^']+)'\)")
+_FITTED = re.compile(r"has no attribute '[A-Za-z]\w*_'")
 _MISSING = re.compile(r"\bNaN\b|missing value|\bNone\b|NAType|\bNA\b")
 
 
@@ -50,7 +51,12 @@ def explain(error: BaseException, data: Any, before: Sequence[tuple[Any, Any]] =
             error
         ):  # looked up in something else, perhaps
             return _bad_value(error, data) or _missing_column(error, data, before)
-        return _missing_column(error, data, before) or _bad_value(error, data) or _odd_types(error, data)
+        return (
+            _missing_column(error, data, before)
+            or _bad_value(error, data)
+            or _unfitted(error)
+            or _odd_types(error, data)
+        )
     except Exception:  # odd data must not hide the error that is to be explained
         return ""
 
@@ -111,6 +117,12 @@ def _bad_value(error: BaseException, data: Any) -> str:
         empty = [name for name, column in data.items() if column.isna().any()]
         return f"; values are missing in column {_listed(empty)}" if empty else ""
     return ""
+
+
+def _unfitted(error: BaseException) -> str:
+    """Fitting sets the attributes that end in "_", by scikit-learn's convention."""
+    is_of_fit = isinstance(error, AttributeError) and _FITTED.search(str(error))
+    return "; fit sets such an attribute: call it before making the bundle" if is_of_fit else ""
 
 
 def _odd_types(error: BaseException, data: Any) -> str:

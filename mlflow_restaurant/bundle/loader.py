@@ -16,6 +16,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, R
 
 from .bundle import Bundle, BundleError, StepError
 from .code_files import run_bundle
+from .files import CODE_FOLDER
 from .hashes import check_code, checked_path
 from .profile import profile_reader
 from .serializers import read_step, refuse_pickles
@@ -64,9 +65,8 @@ def load_bundle(path: str | Path, model_config: dict[str, Any] | None = None) ->
     """
     root = Path(path)
     conf = _flavor_conf(root)
-    check_code(
-        conf.get("code_files") or {}, root, conf.get("code") or "code", "The bundle's code cannot be loaded"
-    )
+    code = conf.get("code") or CODE_FOLDER
+    check_code(conf.get("code_files") or {}, root, code, "The bundle's code cannot be loaded")
     try:
         bundle = _run_source(conf, root, model_config) if conf.get("source") else _read_steps(conf, root)
     except KeyError as error:

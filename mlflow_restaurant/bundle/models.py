@@ -1,34 +1,25 @@
 """How a bundle calls its model: by method, with class names for probabilities, decoded labels and a threshold.
 
-Libraries are never imported for a model of another kind: what kind a model is, its own class says. This module travels
-inside every saved bundle.
+This module travels inside every saved bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import PurePath
 from typing import Any
 
-from .steps import BundleError, check_fitted, check_instance, check_kwargs, describe, takes_params
+from .calling import calling, has, params_of_pyfunc
+from .steps import BundleError, check_fitted, describe
 
 __all__ = [
-    "METHODS",
     "PREDICT_METHOD",
     "THRESHOLD",
     "Predictor",
     "checked_params",
     "checked_threshold",
-    "libraries_of",
-    "needs_mlflow",
     "normal_labels",
-    "params_of_pyfunc",
 ]
-
-METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples")
-"""Methods that a request may choose; a model is asked for no other, except for the one its bundle was made with."""
 
 PREDICT_METHOD = "predict_method"
 THRESHOLD = "threshold"
@@ -36,11 +27,6 @@ THRESHOLD = "threshold"
 _PLAIN = (bool, int, float, str)
 
 _BY_CLASS = {"predict_proba", "predict_log_proba", "decision_function"}
-
-_AS_PYFUNC = {"h2o", "onnx", "paddle", "pmdarima", "sentence_transformers", "spacy", "transformers"}
-"""Their models take no tables themselves: MLflow's wrapper does."""
-
-Call = Callable[[str, Any, dict[str, Any]], Any]
 
 
 class Predictor:
@@ -65,7 +51,7 @@ class Predictor:
         labels: dict[Any, Any] | None,
         threshold: bool,
     ) -> None:
-        found, self._call = _calling(target, kwargs)
+        found, self._call = calling(target, kwargs)
         self._target = target
         check_fitted("The model", target)
         inner = params_of_pyfunc(target).get(PREDICT_METHOD)
@@ -145,22 +131,6 @@ def checked_threshold(given: Any) -> float:
     return float(given)
 
 
-def libraries_of(target: Any) -> list[str]:
-    """Top-level packages of an object's class and of the classes it derives from, nearest first."""
-    found = [base.__module__.partition(".")[0] for base in type(target).__mro__]
-    return list(dict.fromkeys(name for name in found if name not in {"builtins", "abc"}))
-
-
-def needs_mlflow(target: Any, flavor: str | None) -> bool:
-    """Whether MLflow has to load a model, or to wrap it so that it takes tables."""
-    if isinstance(target, (str, PurePath)):
-        return True
-    libraries = set(libraries_of(target))
-    if flavor is not None and not (callable(target) or _has(target, "predict")):
-        return True
-    return bool(libraries & _AS_PYFUNC) or ("mlflow" in libraries and type(target).__name__ != "PyFuncModel")
-
-
 def normal_labels(given: Any) -> dict[Any, Any] | None:
     """Labels as a dictionary of plain values.
 
@@ -222,9 +192,13 @@ def decode(predictions: Any, labels: dict[Any, Any]) -> Any:
 
 def _final(target: Any) -> Any:
     """The estimator at the end of a pipeline, or that a search has found."""
-    while hasattr(target, "best_estimator_") or hasattr(target, "steps"):
-        target = target.best_estimator_ if hasattr(target, "best_estimator_") else target.steps[-1][1]
-    return target
+    while True:
+        if hasattr(target, "best_estimator_"):
+            target = target.best_estimator_
+        elif isinstance(getattr(target, "named_steps", None), Mapping):
+            target = target.steps[-1][1]
+        else:
+            return target
 
 
 def _is_multilabel(target: Any) -> bool:
@@ -246,143 +220,12 @@ def _chosen_method(target: Any, found: tuple[str, ...], method: str | None, inne
     if (
         inner
         or method in found
-        or (method.isidentifier() and not method.startswith("_") and _has(target, method))
+        or (method.isidentifier() and not method.startswith("_") and has(target, method))
     ):
         return method
     raise BundleError(
         f"The model {type(target).__name__} has no method {method!r}: predict_method can be {', '.join(found)}."
     )
-
-
-def _has(target: Any, method: str) -> bool:
-    return callable(getattr(target, method, None))
-
-
-def _calling(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call]:
-    """The methods of a model, and how to call one of them."""
-    check_instance("The model", target, "predict")
-    for library in libraries_of(target):
-        special = _SPECIAL.get(library)
-        found = None if special is None else special(target, kwargs)
-        if found is not None:
-            return found
-    methods = tuple(name for name in METHODS if _has(target, name))
-    if methods:
-        check_kwargs(getattr(target, methods[0]), kwargs, "The model")
-        return methods, lambda method, data, params: getattr(target, method)(data, **kwargs)
-    if callable(target):
-        return ("predict",), _function_call(target, kwargs)
-    raise BundleError(
-        f"The model is {describe(target)}, which has no predict method and cannot be called: give a fitted estimator, a "
-        "function, the URI of a saved model, or name the MLflow flavor that saves it: Bundle(model=..., flavor='onnx')."
-    )
-
-
-def _function_call(target: Any, kwargs: dict[str, Any]) -> Call:
-    check_kwargs(target, kwargs, "The model")
-    if takes_params(target):
-        return lambda method, data, params: target(data, params=dict(params), **kwargs)
-    return lambda method, data, params: target(data, **kwargs)
-
-
-def _xgboost(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
-    if type(target).__name__ != "Booster":
-        return None
-    import xgboost
-
-    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
-        matrix = data if isinstance(data, xgboost.DMatrix) else xgboost.DMatrix(data)
-        return target.predict(matrix, **kwargs)
-
-    return ("predict",), call
-
-
-def _torch(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
-    import torch
-
-    if not isinstance(target, torch.nn.Module):
-        return None
-    weights = next((p for p in target.parameters() if p.is_floating_point()), torch.zeros(1))
-
-    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
-        evaluating(target)
-        with torch.no_grad():
-            return _from_tensors(target(_tensor(data, weights), **kwargs))
-
-    return ("predict",), call
-
-
-def evaluating(target: Any) -> None:
-    """Put a PyTorch module into evaluation mode, in which its predictions are not random."""
-    if target.training:
-        with suppress(NotImplementedError):  # an exported module stays as it was
-            target.eval()
-
-
-def _tensor(data: Any, like: Any) -> Any:
-    """A tensor of DataFrames, arrays and lists: floating point as the weights are, integers as they are."""
-    import numpy as np
-    import torch
-
-    if isinstance(data, (torch.Tensor, tuple, dict)):
-        return data
-    array = data.toarray() if hasattr(data, "toarray") else np.asarray(data)
-    if array.dtype == object:
-        array = array.astype("float64")
-    tensor = torch.as_tensor(np.ascontiguousarray(array))
-    as_weights = tensor.is_floating_point() or type(data).__name__ in {"DataFrame", "Series"}
-    return tensor.to(device=like.device, dtype=like.dtype if as_weights else None)
-
-
-def _from_tensors(result: Any) -> Any:
-    if hasattr(result, "detach"):
-        return result.detach().cpu().numpy()
-    if isinstance(result, (tuple, list)):
-        return type(result)(map(_from_tensors, result))
-    if isinstance(result, dict):
-        return {name: _from_tensors(value) for name, value in result.items()}
-    return result
-
-
-def _keras(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
-    if not _has(target, "predict"):
-        return None
-    options = {"verbose": 0, **kwargs}
-
-    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
-        array = data.to_numpy() if hasattr(data, "to_numpy") else data
-        return getattr(target, method)(array, **options)
-
-    return ("predict",), call
-
-
-def params_of_pyfunc(target: Any) -> dict[str, Any]:
-    """The params of a loaded pyfunc and their defaults; none of anything else."""
-    if type(target).__name__ != "PyFuncModel":
-        return {}
-    return {spec.name: spec.default for spec in target.metadata.get_params_schema() or ()}
-
-
-def _mlflow(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call] | None:
-    """A loaded pyfunc: it gets those params that its own signature names."""
-    if type(target).__name__ != "PyFuncModel":
-        return None
-    names = set(params_of_pyfunc(target))
-
-    def call(method: str, data: Any, params: dict[str, Any]) -> Any:
-        return target.predict(data, params={k: v for k, v in params.items() if k in names} or None)
-
-    return ("predict",), call
-
-
-_SPECIAL: dict[str, Callable[[Any, dict[str, Any]], tuple[tuple[str, ...], Call] | None]] = {
-    "keras": _keras,
-    "mlflow": _mlflow,
-    "tensorflow": _keras,
-    "torch": _torch,
-    "xgboost": _xgboost,
-}
-"""Libraries whose models are not called as scikit-learn's are."""
 
 
 def _classes(target: Any) -> list[Any] | None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .calling import libraries_of
 from .code_files import globals_kept, opened, unnoted
-from .models import libraries_of
 from .steps import BundleError, describe
 
 __all__ = ["PYFUNC", "flavor_of", "load", "open_model", "save"]

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 
 from . import nested
+from .files import CODE_FOLDER
 from .hashes import checked_path
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ ALLOW_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 _VETTED_PACKAGES = {"numpy", "scipy", "sklearn"}
-_CODE_FOLDER = "code"
 
 
 def read_step(entry: dict[str, Any], root: Path, label: str) -> Any:
@@ -170,7 +170,7 @@ def is_vetted(type_name: str, root: Path) -> bool:
 
 def _travels(package: str, root: Path) -> bool:
     """Whether a package is in the bundle's own code: what it holds is as good as the bundle's other code."""
-    return (root / _CODE_FOLDER / package).is_dir() or (root / _CODE_FOLDER / f"{package}.py").is_file()
+    return (root / CODE_FOLDER / package).is_dir() or (root / CODE_FOLDER / f"{package}.py").is_file()
 
 
 def may_import(name: str, root: Path) -> bool:

@@ -26,7 +26,7 @@ from mlflow.utils.environment import (
 
 from mlflow_restaurant.bundle import loader, nested
 from mlflow_restaurant.bundle.steps import module_name
-from mlflow_restaurant.saving.serializers import Target, write_step
+from mlflow_restaurant.saving.serializers import DISK_FULL, Target, write_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mlflow_restaurant.bundle import Bundle, Step
 
 __all__ = [
-    "CODE_FOLDER",
     "check_code_paths",
     "nested_requirements",
     "new_directory",
@@ -47,7 +46,7 @@ __all__ = [
     "write_steps",
 ]
 
-CODE_FOLDER = "code"
+_CANNOT_WRITE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, *DISK_FULL}
 _STEPS_FOLDER = "steps"
 _NOT_IN_URIS = re.compile("#|%[0-9A-Fa-f]{2}")
 
@@ -68,17 +67,23 @@ def new_directory(path: Path) -> Iterator[Path]:
         )
     path = path.resolve()
     new_parents = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.mkdir()
         yield unfinished
         _rename(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         with suppress(OSError):  # something else is in one by now
             for parent in new_parents:
                 parent.rmdir()
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            raise MlflowException(
+                f"The bundle cannot be saved at '{path}': {error}. Make room there, or choose another path; nothing is "
+                "left of it.",
+                INVALID_PARAMETER_VALUE,
+            ) from error
         raise
 
 

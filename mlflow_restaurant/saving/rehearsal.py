@@ -14,7 +14,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
@@ -28,16 +28,18 @@ from mlflow.models import ModelSignature
 from mlflow.models.signature import _infer_signature_from_input_example
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import _validate_prediction_input
-from mlflow.types import ParamSchema
+from mlflow.types import ParamSchema, ParamSpec
 from mlflow.types.utils import _infer_param_schema
 
 from mlflow_restaurant.bundle import Bundle
+from mlflow_restaurant.bundle.calling import params_of_pyfunc
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving import fresh
 
 __all__ = [
     "ExampleRun",
     "as_callers_send",
+    "columns_made_plain",
     "model_input",
     "param_schema",
     "rehearse",
@@ -90,13 +92,14 @@ class _Recorder:
         return self.predictions
 
 
-def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
+def run_example(bundle: Bundle, example: Any, signature: Any, made_plain: Sequence[Any] = ()) -> ExampleRun:
     """Predict from the example as a pyfunc would.
 
     Args:
         bundle: the bundle.
         example: MLflow's ``_Example``.
         signature: a ``ModelSignature``, None to infer one, or False.
+        made_plain: its columns that had a type which callers cannot send.
 
     Raises:
         MlflowException: the example does not fit the signature, or the bundle cannot predict from it.
@@ -116,8 +119,7 @@ def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
             recorder.predict(*asked)
     if recorder.error is not None:
         raise MlflowException(
-            f"The bundle cannot predict from the input example: {str(recorder.error).rstrip('.')}. "
-            "Give a few rows of raw input, as callers will send them.",
+            f"The bundle cannot predict from the input example: {str(recorder.error).rstrip('.')}. {_advice(made_plain)}",
             INVALID_PARAMETER_VALUE,
         ) from recorder.error
     for reason in reasons:
@@ -125,19 +127,57 @@ def run_example(bundle: Bundle, example: Any, signature: Any) -> ExampleRun:
     return ExampleRun(data, params, recorder.seen, recorder.predictions, chosen)
 
 
-def as_callers_send(example: Any) -> Any:
-    """An example with plain values in its categorical columns: neither JSON nor a signature has categories."""
-    if isinstance(example, tuple):
-        return tuple(map(as_callers_send, example))
-    if not isinstance(example, pd.DataFrame) or not any(map(_is_categorical, example.dtypes)):
-        return example
-    return example.apply(
-        lambda column: column.astype(object).infer_objects() if _is_categorical(column.dtype) else column
+def _advice(made_plain: Sequence[Any]) -> str:
+    if not made_plain:
+        return "Give a few rows of raw input, as callers will send them."
+    names = ", ".join(map(repr, made_plain))
+    return (
+        f"Callers send plain values in {names}, so the example has such too: make them what the model wants, such as "
+        "categories, in a first preprocess step."
     )
 
 
-def _is_categorical(dtype: Any) -> bool:
-    return isinstance(dtype, pd.CategoricalDtype)
+def columns_made_plain(example: Any) -> list[Any]:
+    """Columns of an example that `as_callers_send` changes."""
+    data = example[0] if isinstance(example, tuple) else example
+    if not isinstance(data, pd.DataFrame):
+        return []
+    return [name for name, dtype in zip(data.columns, data.dtypes, strict=True) if _is_extension(dtype)]
+
+
+def as_callers_send(example: Any) -> Any:
+    """An example whose columns are as JSON makes them: neither it nor a signature has categories, or integers that
+    may be missing.
+
+    Raises:
+        MlflowException: it is a Series.
+    """
+    if isinstance(example, pd.Series):
+        raise MlflowException(
+            "input_example is a Series, and callers send tables: give its to_frame(), or a DataFrame of a few rows.",
+            INVALID_PARAMETER_VALUE,
+        )
+    if isinstance(example, tuple):
+        return tuple(map(as_callers_send, example))
+    if not columns_made_plain(example):
+        return example
+    return example.apply(lambda column: _plain_column(column) if _is_extension(column.dtype) else column)
+
+
+def _is_extension(dtype: Any) -> bool:
+    """Whether pandas alone has the type: dates with time zones are MLflow's business."""
+    return isinstance(dtype, pd.api.extensions.ExtensionDtype) and not isinstance(dtype, pd.DatetimeTZDtype)
+
+
+def _plain_column(column: pd.Series) -> pd.Series:
+    missing = column.isna()
+    if (
+        pd.api.types.is_numeric_dtype(column.dtype)
+        and not pd.api.types.is_bool_dtype(column.dtype)
+        and missing.any()
+    ):
+        return column.astype("float64")
+    return column.astype(object).mask(missing, None).infer_objects()
 
 
 class _Reasons(logging.Filter):
@@ -194,7 +234,22 @@ def param_schema(bundle: Bundle, example_params: dict[str, Any] | None) -> Any:
         MlflowException: the default of a param has a type that a signature cannot hold.
     """
     defaults = {**(example_params or {}), **bundle.params}
-    return _infer_param_schema(defaults) if defaults else None
+    declared = _declared(bundle)
+    specs = [_param_spec(name, default, declared.get(name)) for name, default in defaults.items()]
+    return ParamSchema(specs) if specs else None
+
+
+def _declared(bundle: Bundle) -> dict[str, ParamSpec]:
+    """Params that the bundle's model, a pyfunc, declares itself."""
+    if not params_of_pyfunc(bundle.model):
+        return {}
+    return {spec.name: spec for spec in bundle.model.metadata.get_params_schema()}
+
+
+def _param_spec(name: str, default: Any, declared: ParamSpec | None) -> ParamSpec:
+    if declared is None:
+        return _infer_param_schema({name: default}).params[0]
+    return ParamSpec(name, declared.dtype, default, declared.shape)
 
 
 def completed(given: Any, bundle: Bundle) -> Any:
@@ -299,7 +354,7 @@ def _report(root: Path, run: ExampleRun | None) -> dict[str, Any]:
 
 
 def _refusal(why: str) -> MlflowException:
-    return MlflowException(f"The bundle was not saved: {why}.", INVALID_PARAMETER_VALUE)
+    return MlflowException(f"The bundle was not saved: {why.rstrip('.')}.", INVALID_PARAMETER_VALUE)
 
 
 def message_of(error: Exception) -> str:

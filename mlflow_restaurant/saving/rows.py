@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from mlflow_restaurant.bundle import Bundle
+from mlflow_restaurant.bundle.diagnosis import row_count
 from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving.rehearsal import OTHER_PROCESS, ExampleRun, message_of
@@ -25,12 +26,14 @@ def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | Non
     """Whether rows are predicted independently of each other, and how that is known.
 
     Raises:
-        MlflowException: the bundle was said to be row-wise, and its example shows that it is not.
+        MlflowException: the bundle was said to be row-wise, and its example shows that it is not; or the example
+            has another number of predictions than of rows, and nobody said that this is meant.
     """
     if bundle.row_wise is False:
         return False, "given"
     if run is None:
         return bundle.row_wise, "given" if bundle.row_wise else "there is no input example"
+    _check_counts(bundle, run)
     found, why = _try_rows(bundle, run, OTHER_PROCESS if bundle.row_wise else _SAME_PROCESS)
     if bundle.row_wise is None:
         return found, why
@@ -40,6 +43,18 @@ def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | Non
             INVALID_PARAMETER_VALUE,
         )
     return True, "given"
+
+
+def _check_counts(bundle: Bundle, run: ExampleRun) -> None:
+    rows, predictions = row_count(run.seen[0]), row_count(run.predictions)
+    if rows is None or predictions is None or rows == predictions:
+        return
+    raise MlflowException(
+        f"The bundle was not saved: it makes {predictions} predictions of the {rows} rows of its input example. Give "
+        f"{type(bundle.model).__name__} what it takes one item of for each row, such as a column instead of the table, "
+        "or save the bundle with row_wise=False if this is meant.",
+        INVALID_PARAMETER_VALUE,
+    )
 
 
 def _try_rows(bundle: Bundle, run: ExampleRun, tolerance: float) -> tuple[bool | None, str]:

@@ -7,6 +7,7 @@ where its code cannot be imported where the bundle will be loaded.
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import shutil
@@ -26,8 +27,10 @@ from mlflow_restaurant.saving.local_code import import_path, is_local, module_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SERIALIZERS", "Target", "write_step"]
+__all__ = ["DISK_FULL", "SERIALIZERS", "Target", "write_step"]
 
+
+DISK_FULL = {errno.EDQUOT, errno.ENOSPC}
 
 _FOREIGN = "types outside scikit-learn, NumPy and SciPy"
 
@@ -231,6 +234,8 @@ def write_step(target: Target, root: Path, stem: str, label: str) -> dict[str, A
                 _refuse_pickles(extra, root)
         except CannotSerializeError as error:
             _remove(root / file)
+            if isinstance(cause := error.__cause__, OSError) and cause.errno in DISK_FULL:
+                raise cause from error
             reasons.append(f"{name}: {error}")
             continue
         return {"serializer": name, **hashed(root, file), **extra}
@@ -240,7 +245,7 @@ def write_step(target: Target, root: Path, stem: str, label: str) -> dict[str, A
 
 
 def _advice(allow_pickle: bool, reasons: list[str]) -> str:
-    met = "; ".join(reasons)
+    met = "; ".join(reversed(reasons))  # the last one came nearest
     if not allow_pickle and _FOREIGN in met:
         return (
             f" without pickling it, which allow_pickle=False forbids ({met}): give the parts of a pipeline as steps of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from mlflow_restaurant.bundle.models import _from_tensors, _tensor
+from mlflow_restaurant.bundle.calling import from_tensors, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def _two_rows(module: Any, data: Any) -> Any:
     import torch
 
     weights = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(1))
-    tensor = _tensor(data, weights)
+    tensor = to_tensor(data, weights)
     if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0:
         raise ValueError(
             "a PyTorch module is exported for one tensor with a row for each prediction: join its inputs"
@@ -95,10 +95,10 @@ def _compare(module: Any, exported: Any, rows: Any) -> None:
     for some in (*alone, *(_repeated(rows, count) for count in _TRIED_TOGETHER)):
         count = len(some)
         with torch.no_grad():
-            expected = _from_tensors(module(some))
+            expected = from_tensors(module(some))
         try:
             with torch.no_grad():
-                found = _from_tensors(exported(some))
+                found = from_tensors(exported(some))
         except Exception as error:
             raise ValueError(
                 f"exported, it fails for {count} rows ({type(error).__name__}: {error}): "

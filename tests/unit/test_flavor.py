@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import os
+import py_compile
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,7 @@ from mlflow_restaurant import Bundle, BundleError, flavor
 from mlflow_restaurant.bundle import loader
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE
 from mlflow_restaurant.saving import directory as saving
-from mlflow_restaurant.saving import rehearsal, requirements
+from mlflow_restaurant.saving import rehearsal, requirements, skops_files
 from tests.support import run_python
 
 pytestmark = [
@@ -158,6 +163,25 @@ class TestLoading:
 
         with pytest.raises(MlflowException, match=r"code/json\.py was added after it was saved"):
             flavor.load_model(str(saved))
+
+    def test_planted_bytecode_is_named(self, saved: Path) -> None:
+        source = next((saved / "code").rglob("steps.py"))
+        py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+        with pytest.raises(
+            MlflowException, match=r"__pycache__/steps\.\S+\.pyc was added after it was saved"
+        ):
+            flavor.load_model(str(saved))
+
+    def test_a_loaded_bundle_can_be_loaded_with_the_bytecode_that_is_left(
+        self, saved: Path, tmp_path: Path
+    ) -> None:
+        code = f"import mlflow; mlflow.pyfunc.load_model({str(saved)!r})"
+        for _ in range(2):
+            environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+            subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+
+        assert list((saved / "code").rglob("*.pyc"))
 
     def test_newer_format(self, saved: Path) -> None:
         rewrite_conf(saved, format_version=99)
@@ -461,6 +485,23 @@ class TestFailures:
             tmp_path / "m",
             "preprocess step 1 of 1 'read_more' cannot be saved",
         )
+
+    @pytest.mark.parametrize("place", ["", "steps"])
+    def test_the_disk_is_full(
+        self, place: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(*((skops_files, "dump") if place else (saving, "write_environment")), full)
+
+        self.refused(bundle, tmp_path / "m", "cannot be saved at '.*/m': .*No space left.*Make room there")
+
+    def test_the_parent_cannot_be_written(self, bundle: Bundle, tmp_path: Path) -> None:
+        (tmp_path / "taken").write_text("")
+
+        with pytest.raises(MlflowException, match=r"cannot be saved at '.*/taken/m': .*choose another path"):
+            flavor.save_model(bundle, tmp_path / "taken" / "m", pip_requirements=PINNED)
 
     def test_interrupted(self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*args: Any) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ParamSchema, ParamSpec
 from sklearn.preprocessing import StandardScaler
 
 from mlflow_restaurant import Bundle, BundleError, flavor, load_model
@@ -311,6 +312,11 @@ class Shifted(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return model_input["a"].to_numpy() + (params or {}).get("by", 1.0)
 
 
+class Unshifted(Shifted):
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        return model_input["a"].to_numpy()
+
+
 class TestPyfunc:
     @pytest.fixture
     def inner(self, tmp_path: Path) -> str:
@@ -332,6 +338,47 @@ class TestPyfunc:
         same_after_loading(bundle, tmp_path / "m")
         same_after_loading(bundle, tmp_path / "m", {"by": 5.0})
         assert "wheel==0.45.0" in (tmp_path / "m" / "requirements.txt").read_text()
+
+    def test_its_params_keep_their_declared_types(self, tmp_path: Path) -> None:
+        declared = ParamSchema(
+            [
+                ParamSpec("by", "float", None),
+                ParamSpec("many", "long", [1, 2], shape=(-1,)),
+                ParamSpec("other", "long", 1),
+            ]
+        )
+        inputs = mlflow.models.infer_signature(DATA).inputs
+        mlflow.pyfunc.save_model(
+            str(tmp_path / "inner"),
+            python_model=Unshifted(),
+            signature=ModelSignature(inputs, params=declared),
+            pip_requirements=["mlflow"],
+        )
+        bundle = Bundle(model=str(tmp_path / "inner"), params={"other": 5, "mine": "a"})
+
+        saved(bundle, tmp_path / "m")
+
+        specs = Model.load(str(tmp_path / "m")).signature.params.params
+        assert [(spec.name, spec.dtype.name, spec.default, spec.shape) for spec in specs] == [
+            ("by", "float", None, None),
+            ("many", "long", [1, 2], (-1,)),
+            ("other", "long", 5, None),
+            ("mine", "string", "a", None),
+        ]
+
+    def test_code_added_to_it_is_named(self, inner: str, tmp_path: Path) -> None:
+        saved(Bundle(model=inner), tmp_path / "m")
+        (tmp_path / "m" / "steps" / "model" / "code").mkdir(exist_ok=True)
+        (tmp_path / "m" / "steps" / "model" / "code" / "json.py").write_text("")
+
+        with pytest.raises(MlflowException, match=r"model step 'PyFuncModel' .*code/json\.py was added after"):
+            load_model(str(tmp_path / "m"))
+
+    def test_a_bundle_is_told_how_to_be_inside(self, inner: str, tmp_path: Path) -> None:
+        saved(Bundle(model=inner), tmp_path / "m")
+
+        with pytest.raises(BundleError, match="The model is a Bundle: give the URI or directory"):
+            Bundle(model=load_model(str(tmp_path / "m")))
 
     def test_a_loaded_bundle_can_be_saved_again(self, inner: str, tmp_path: Path) -> None:
         saved(Bundle(model=inner), tmp_path / "m")

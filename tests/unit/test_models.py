@@ -63,6 +63,15 @@ class TestMethods:
         assert bundle.predict_method == "transform"
         assert bundle.predict(FEATURES).shape == (4, 1)
 
+    def test_an_attribute_named_steps_makes_no_pipeline(self) -> None:
+        class Stepwise:
+            steps = 10
+
+            def predict(self, frame: Any) -> Any:
+                return [self.steps] * len(frame)
+
+        assert Bundle(model=Stepwise()).predict([[1], [2]]) == [10, 10]
+
     def test_clusters(self) -> None:
         bundle = Bundle(model=KMeans(2, n_init=1, random_state=0).fit(FEATURES))
 

@@ -18,6 +18,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mlflow_restaurant import Bundle, flavor
 
@@ -49,6 +50,10 @@ def of_objects(frame: pd.DataFrame) -> Any:
 
 def needs_category(frame: pd.DataFrame) -> Any:
     return np.asarray(frame["b"].cat.codes)
+
+
+def ones(frame: pd.DataFrame) -> Any:
+    return np.ones(len(frame))
 
 
 def month_of_a(frame: pd.DataFrame) -> Any:
@@ -114,7 +119,8 @@ class TestFreshProcess:
         refused(
             Bundle(model=needs_category),
             tmp_path,
-            r"'needs_category' failed: AttributeError: .*'category' dtype; its input has the columns",
+            r"'needs_category' failed: AttributeError: .*'category' dtype; its input has the columns.*"
+            r"Callers send plain values in 'b', .*first preprocess step\.",
             input_example=RAW.astype({"b": "category"}),
         )
 
@@ -204,6 +210,32 @@ class TestSignature:
         ]
         assert isinstance(example["kind"].dtype, pd.CategoricalDtype)
 
+    def test_columns_that_may_lack_values_are_floats_where_one_does(self, tmp_path: Path) -> None:
+        example = pd.DataFrame(
+            {
+                "a": pd.array([1.0, None, 3.0], dtype="Float64"),
+                "whole": pd.array([1, 2, 3], dtype="Int64"),
+                "some": pd.array([1, None, 3], dtype="Int64"),
+                "yes": pd.array([True, None, False], dtype="boolean"),
+                "text": pd.array(["x", None, "y"], dtype="string"),
+            }
+        )
+
+        saved(Bundle(model=ones), tmp_path / "m", input_example=example, check_example=True)
+
+        columns = Model.load(str(tmp_path / "m")).signature.inputs.inputs
+        assert [(column.name, column.type.name, column.required) for column in columns] == [
+            ("a", "double", False),
+            ("whole", "long", True),
+            ("some", "double", False),
+            ("yes", "boolean", False),
+            ("text", "string", False),
+        ]
+        assert str(example["whole"].dtype) == "Int64"
+
+    def test_a_series_is_no_example(self, tmp_path: Path) -> None:
+        refused(Bundle(model=total), tmp_path, r"Series, .* give its to_frame\(\)", input_example=RAW["a"])
+
     def test_where_none_can_be_inferred_a_warning_says_why(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -253,6 +285,24 @@ class TestRows:
         assert conf["row_wise"] is found
         with pytest.raises(AssertionError, match=why):
             raise AssertionError(conf["row_wise_reason"])
+
+    def test_as_many_predictions_as_rows_unless_it_is_said_otherwise(self, tmp_path: Path) -> None:
+        words = TfidfVectorizer().fit(["a few words", "some words"])
+        frame = pd.DataFrame({"text": ["few", "words", "some"]})
+
+        refused(
+            Bundle(model=words, postprocess=lambda matrix: matrix.toarray()),
+            tmp_path,
+            r"it makes 1 predictions of the 3 rows .* Give TfidfVectorizer .* row_wise=False if this is meant",
+            input_example=frame,
+        )
+        conf = saved(
+            Bundle(model=words, postprocess=lambda matrix: matrix.toarray()),
+            tmp_path / "m",
+            input_example=frame,
+            row_wise=False,
+        )
+        assert conf["row_wise"] is False
 
     def test_a_method_that_requests_may_choose_counts(self, tmp_path: Path) -> None:
         features = np.arange(8.0).reshape(4, 2)

@@ -191,6 +191,17 @@ class TestErrors:
 
         assert text.endswith(f"; its input has the columns {told}")
 
+    def test_what_fit_sets_was_not_set(self) -> None:
+        class Own:
+            def transform(self, frame: Any) -> Any:
+                return frame * self.scale_  # type: ignore[attr-defined]
+
+        text = self.failure(Bundle(Own(), total), FRAME)
+
+        assert text.endswith(
+            "has no attribute 'scale_'; fit sets such an attribute: call it before making the bundle"
+        )
+
     def test_a_forgotten_return(self) -> None:
         text = self.failure(Bundle([keep_a, lambda frame: None], total), FRAME)
 
