@@ -308,8 +308,8 @@ class Batcher:
             metrics.observe_batch(self.route.name, len(parts), sum(part.count for part in parts))
         if len(batch.calls) == 1:
             call = batch.calls[0]
-            return Message("POST", call.path, call.headers, call.body, call.is_plain())
-        return Message("POST", PATH, MERGED_HEADERS, scoring.merge(parts), plain=True)
+            return Message("POST", call.path, call.headers, call.body, call.is_plain(), self.merges)
+        return Message("POST", PATH, MERGED_HEADERS, scoring.merge(parts), plain=True, in_turn=True)
 
     def _is_forgotten(self) -> bool:
         """Tell whether the deployment is gone: what was counted of it was forgotten, and must not come back."""

@@ -30,6 +30,7 @@ HOP_BY_HOP = frozenset(
 )
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding"}
 NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"server", b"date"}
+IN_TURN = b"x-restaurant-turn: 1"
 SMALL = 1 << 16
 """Length of a body, in bytes, up to which it is copied to be written together with what comes before it."""
 
@@ -41,6 +42,7 @@ class Message:
     """A request as it goes to a replica; `path` with its query, percent-encoded as the caller sent it.
 
     `plain` says that it is JSON to score: a replica takes other paths with connections on which anything else came.
+    `in_turn` asks the replica for one prediction at a time, whatever other gateways send it.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Message:
     headers: Headers
     body: bytes
     plain: bool = False
+    in_turn: bool = False
 
 
 @dataclass(slots=True)
@@ -239,6 +242,8 @@ def _head(message: Message, *, keep: bool) -> bytes:
             lines.append(b"%b: %b" % (name, text))
     if message.body or message.method == "POST":
         lines.append(b"content-length: %d" % len(message.body))
+    if message.in_turn:
+        lines.append(IN_TURN)
     if not keep:
         lines.append(b"connection: close")
     lines += [b"", b""]

@@ -9,6 +9,7 @@ installed. So it imports the standard library at the top, and below only what ev
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import json
 import logging
@@ -39,12 +40,18 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 24 * 3600
 SHORTCUTS_VARIABLE = "RESTAURANT_SHORTCUTS"
 """``-C env.RESTAURANT_SHORTCUTS=off`` lets MLflow's application answer everything."""
+TURN_HEADER = b"x-restaurant-turn"
+"""Sent by gateways that merge requests: this prediction waits for others that came with it, from other gateways."""
 EXIT_LOAD_FAILED = 3
 EXIT_MODEL_EXITED = 4
 
 
 class ModelExited(RuntimeError):
     """The model tried to end the process, for instance with ``sys.exit``."""
+
+
+IN_TURN: "contextvars.ContextVar[bool]" = contextvars.ContextVar("in_turn", default=False)
+"""Whether the request at hand is to be predicted one after another with its like."""
 
 
 class Server:
@@ -102,7 +109,7 @@ class Server:
                 await direct.Listener(bound, answer, server).accept()
 
         config = uvicorn.Config(
-            with_raw_headers(self.app),
+            with_headers_of_gateway(self.app),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -118,7 +125,7 @@ class Server:
         """Serve the Flask application of MLflow 2, with the server that MLflow 2 brings."""
         from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped,unused-ignore]
 
-        app, fd, grace = self.app, self.bound.fileno(), int(self.grace_s) + 1
+        app, fd, grace = with_turn(self.app), self.bound.fileno(), int(self.grace_s) + 1
 
         class Application(BaseApplication):  # type: ignore[misc,unused-ignore]
             def load_config(self) -> None:
@@ -148,14 +155,16 @@ def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
 
 
 class Guard:
-    """Turns ``SystemExit`` and its like from the model into an error of this request, and reports them to `on_exit`.
+    """Stands around the model: one prediction at a time where `IN_TURN` says so, and no exit of the process.
 
-    MLflow's server would answer nothing from then on, while its ``/ping`` still says 200.
+    ``SystemExit`` and its like become an error of this request, and are reported to `on_exit`: MLflow's server would
+    answer nothing from then on, while its ``/ping`` still says 200.
     """
 
     def __init__(self, threads: "int | None") -> None:
         self.threads = threads
         self.limited = threading.local()
+        self.turn = threading.RLock()
         self.on_exit: Callable[[BaseException], None] = lambda e: None
 
     def guard(self, caller: "Any") -> None:
@@ -168,7 +177,10 @@ class Guard:
                 self.limited.here = True
                 limit_threads(self.threads)
             try:
-                return predict(*args, **kwargs)
+                if not IN_TURN.get():
+                    return predict(*args, **kwargs)
+                with self.turn:
+                    return predict(*args, **kwargs)
             except Exception as e:
                 print_step_error(e.__cause__)
                 raise
@@ -239,14 +251,27 @@ def print_step_error(error: "BaseException | None") -> None:
         TRACES.print(error)
 
 
-def with_raw_headers(app: "Any") -> "Any":
-    """Give the application header values as the caller sent them: the gateway's client writes them as UTF-8."""
+def with_headers_of_gateway(app: "Any") -> "Any":
+    """Take what the gateway says by headers: when it is a request's turn, and values as UTF-8 that callers sent otherwise."""
 
     async def wrapped(scope: "Any", receive: "Any", send: "Any") -> None:
-        if not all(value.isascii() for _, value in scope.get("headers", ())):
-            raw = [(name, value.decode("utf-8").encode("latin-1")) for name, value in scope["headers"]]
+        headers = scope.get("headers", ())
+        IN_TURN.set(any(name == TURN_HEADER for name, _ in headers))
+        if not all(value.isascii() for _, value in headers):
+            raw = [(name, value.decode("utf-8").encode("latin-1")) for name, value in headers]
             scope = {**scope, "headers": raw}
         await app(scope, receive, send)
+
+    return wrapped
+
+
+def with_turn(app: "Any") -> "Any":
+    """`with_headers_of_gateway` for a WSGI application, as far as turns go."""
+    name = "HTTP_" + TURN_HEADER.decode().upper().replace("-", "_")
+
+    def wrapped(environ: "Any", start_response: "Any") -> "Any":
+        IN_TURN.set(name in environ)
+        return app(environ, start_response)
 
     return wrapped
 

@@ -21,7 +21,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mlflow_restaurant.replica.app import TRACES
+from mlflow_restaurant.replica.app import IN_TURN, TRACES, TURN_HEADER
 
 READ_SIZE = 1 << 18
 AT_ONCE = min(32, (os.cpu_count() or 1) + 4)
@@ -57,6 +57,7 @@ class Reader:
         self.begun = 0
         self.content_types: list[bytes] = []
         self.plain, self.complete, self.keep_alive = True, False, True
+        self.in_turn = False
 
     def next(self) -> bytes | None:
         """Return the body of the next request, or None when the caller has gone.
@@ -91,6 +92,8 @@ class Reader:
         name = name.lower()
         if name == b"content-type":
             self.content_types.append(value)
+        elif name == TURN_HEADER:
+            self.in_turn = True
         elif name in (b"expect", b"transfer-encoding"):
             self.plain = False
 
@@ -160,12 +163,13 @@ class Connection:
             if body is None:
                 return
             with self.turn:
-                content = contextvars.copy_context().run(self._scored, body)
+                content = contextvars.copy_context().run(self._scored, body, reader.in_turn)
             self.connection.sendall(content)
             if not reader.keep_alive or content is FAILED:
                 return
 
-    def _scored(self, body: bytes) -> bytes:
+    def _scored(self, body: bytes, in_turn: bool) -> bytes:
+        IN_TURN.set(in_turn)
         try:
             status, content = self.answer(body)
         except Exception as e:  # what MLflow's server answers with a bare 500

@@ -197,6 +197,59 @@ def test_a_model_that_loses_rows_is_merged_no_more(
     deployed.delete_deployment("lossy")
 
 
+CROWD = """
+import threading
+import time
+
+import mlflow
+
+present = []
+
+
+class Crowd(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        present.append(threading.get_ident())
+        time.sleep(0.05)
+        found = len(present)
+        present.remove(threading.get_ident())
+        return [found] * len(model_input)
+
+
+mlflow.models.set_model(Crowd())
+"""
+
+
+@pytest.mark.parametrize("shortcuts", ["on", "off"])
+def test_a_replica_predicts_one_at_a_time_whatever_number_of_gateways_ask(
+    home: Home, tmp_path: Path, shortcuts: str
+) -> None:
+    (home.path / "config.toml").write_text("gateways = 2\n")
+    (tmp_path / "crowd.py").write_text(CROWD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            tmp_path / "crowd",
+            python_model=str(tmp_path / "crowd.py"),
+            signature=mlflow.models.infer_signature(RAW[["a"]], [1.0]),
+            pip_requirements=["mlflow"],
+        )
+    config = {"batching": "on", "env.RESTAURANT_SHORTCUTS": shortcuts}
+    client = own_client(home)
+    url = client.create_deployment("crowd", str(tmp_path / "crowd"), config=config)["url"]
+
+    def ask(_: int) -> float:
+        row = {"dataframe_split": {"columns": ["a"], "data": [[1.0]]}}
+        return float(call(f"{url}/invocations", row).predictions[0])
+
+    def most() -> float:
+        with ThreadPoolExecutor(CALLERS) as pool:
+            return max(pool.map(ask, range(REQUESTS // 10)))
+
+    assert most() == 1
+    client.update_deployment("crowd", config={"batching": "off"})
+    assert most() > 1  # so that more than one could have been there
+
+
 def test_the_decision_outlives_the_server(home: Home, models: Path) -> None:
     client = own_client(home)
     before = client.create_deployment("kept", str(models / "linear"))["batching"]

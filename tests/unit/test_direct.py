@@ -38,6 +38,8 @@ class Echo:
         if body == b"wait":
             self.before.set()
             assert self.go_on.wait(TIMEOUT_S)
+        if body == b"turn":
+            return 200, str(app.IN_TURN.get()).encode()
         if body == b"context":
             seen = LAST.get()
             LAST.set(b"mine")
@@ -239,6 +241,12 @@ def test_each_request_has_a_context_of_its_own(caller: socket.socket) -> None:
     for _ in range(2):
         caller.sendall(request(b"context"))
         assert answers(caller) == [(200, b"none")]
+
+
+def test_each_request_says_whether_it_is_to_wait_for_its_turn(caller: socket.socket) -> None:
+    for more, expected in ((b"x-restaurant-turn: 1", b"True"), (b"x-other: 1", b"False")):
+        caller.sendall(request(b"turn", more))
+        assert answers(caller) == [(200, expected)]
 
 
 def test_a_stop_waits_for_the_answer_on_its_way_and_for_no_idle_caller(

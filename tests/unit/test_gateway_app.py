@@ -21,7 +21,7 @@ from mlflow_restaurant.gateway.app import Gateway
 from mlflow_restaurant.gateway.room import Room
 from mlflow_restaurant.gateway.tracks import Track
 from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed
-from mlflow_restaurant.replica.app import with_raw_headers
+from mlflow_restaurant.replica.app import with_headers_of_gateway
 
 Headers = list[tuple[bytes, bytes]]
 Message = MutableMapping[str, Any]
@@ -440,7 +440,7 @@ class TestForwarding:
 
             # The client writes UTF-8; a replica undoes that before its application sees them.
             app = Seen()
-            await with_raw_headers(app)({"headers": replica.got[0].headers}, None, None)
+            await with_headers_of_gateway(app)({"headers": replica.got[0].headers}, None, None)
             assert (b"x-user", value) in app.headers
 
         run(test)

@@ -371,7 +371,9 @@ class TestPyfunc:
         (tmp_path / "m" / "steps" / "model" / "code").mkdir(exist_ok=True)
         (tmp_path / "m" / "steps" / "model" / "code" / "json.py").write_text("")
 
-        with pytest.raises(MlflowException, match=r"model step 'PyFuncModel' .*code/json\.py was added after"):
+        with pytest.raises(
+            MlflowException, match=r"model step 'PyFuncModel' .*code/json\.py was added after"
+        ):
             load_model(str(tmp_path / "m"))
 
     def test_a_bundle_is_told_how_to_be_inside(self, inner: str, tmp_path: Path) -> None:

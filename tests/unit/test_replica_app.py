@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import socket
 import tempfile
@@ -77,6 +78,54 @@ def test_a_model_that_tries_to_end_the_process_fails_and_is_reported(error: Base
     with pytest.raises(app.ModelExited, match=type(error).__name__):
         model.predict()
     assert reported == [error]
+
+
+@pytest.mark.parametrize(("in_turn", "most"), [(True, 1), (False, 2)])
+def test_predictions_whose_turn_it_is_are_made_one_at_a_time(in_turn: bool, most: int) -> None:
+    running, seen, both = [0], [0], threading.Barrier(2)
+
+    def act() -> None:
+        running[0] += 1
+        seen[0] = max(seen[0], running[0])
+        with contextlib.suppress(threading.BrokenBarrierError):  # nobody else comes where it is one at a time
+            both.wait(0.2 if in_turn else 30)
+        running[0] -= 1
+
+    model = Model(act)
+    guard = app.Guard(None)
+    guard.guard(model)
+    outer = Model(model.predict)  # as a shortcut, within which the model predicts
+    guard.guard(outer)
+
+    def predict() -> None:
+        app.IN_TURN.set(in_turn)
+        outer.predict()
+
+    threads = [threading.Thread(target=predict) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [most]
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
+    seen: list[bool] = []
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(app.IN_TURN.get())
+
+    def wsgi(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(app.IN_TURN.get())
+        return []
+
+    headers = [(app.TURN_HEADER, b"1")] if sent else [(b"x-other", b"1")]
+    asyncio.run(app.with_headers_of_gateway(asgi)({"headers": headers}, None, None))
+    environ = {"HTTP_X_RESTAURANT_TURN": "1"} if sent else {}
+    contextvars.copy_context().run(app.with_turn(wsgi), environ, None)
+
+    assert seen == [sent, sent]
 
 
 def test_an_ordinary_error_passes() -> None:

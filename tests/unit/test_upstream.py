@@ -14,6 +14,7 @@ import pytest
 
 from mlflow_restaurant.entities import ReplicaRoute
 from mlflow_restaurant.gateway.upstream import (
+    IN_TURN,
     Answer,
     ConnectFailed,
     Connection,
@@ -21,6 +22,7 @@ from mlflow_restaurant.gateway.upstream import (
     Message,
     Upstream,
 )
+from mlflow_restaurant.replica.app import TURN_HEADER
 
 LONG_S = 10.0
 POST = Message("POST", "/invocations", [(b"content-type", b"application/json")], b"{}")
@@ -137,6 +139,13 @@ def test_what_is_sent(run: Run) -> None:
         )
         assert replica.got[1] == b"GET /ping HTTP/1.1\r\nhost: replica\r\n\r\n"
         assert replica.got[2].endswith(large)
+
+        await upstream.send(replica.route, Message("POST", "/p", [], b"", in_turn=True), LONG_S)
+        assert (
+            replica.got[3]
+            == b"POST /p HTTP/1.1\r\nhost: replica\r\ncontent-length: 0\r\nx-restaurant-turn: 1\r\n\r\n"
+        )
+        assert IN_TURN.startswith(TURN_HEADER + b":")
 
     run(test)
 
