@@ -108,7 +108,10 @@ class DeploymentConfig(BaseModel):
         description="how long a free replica waits for more rows, in milliseconds",
     )
     max_queue: Annotated[int, Number] = Field(
-        2048, ge=0, le=1_000_000, description="requests that wait before new ones get 503 with `Retry-After`"
+        2048,
+        ge=0,
+        le=1_000_000,
+        description="requests that wait in a gateway before new ones get 503 with `Retry-After`",
     )
     timeout_s: Annotated[float, Number] = Field(
         60, gt=0, le=86_400, allow_inf_nan=False, description="time for one request, in seconds; then 504"

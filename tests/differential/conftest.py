@@ -83,6 +83,7 @@ class Arena:
     references: dict[str, Future[dict[str, Answer]]]
     tally: Tally
     tidy: Callable[[Answer], Answer]
+    merged: Callable[[str], int | None]
 
     def reference(self, case: Case) -> Answer:
         return self.references[case.model].result()[case.name]
@@ -146,6 +147,6 @@ def arena(
             addresses = {name: subject.deploy(name, path) for name, path in saved_models.items()}
             plain = {name: subject.deploy_plain(name, path) for name, path in saved_models.items()}
             tidy = without_own_trace if chosen == "mlflow" else lambda answer: answer
-            yield Arena(addresses, plain, references, request.config.stash[TALLY], tidy)
+            yield Arena(addresses, plain, references, request.config.stash[TALLY], tidy, subject.merged)
         finally:
             subject.close()

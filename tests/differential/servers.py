@@ -12,10 +12,13 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
 
@@ -183,12 +186,15 @@ def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path)
 class Subject(Protocol):
     """A server of many models. `deploy` is called once for each, and returns the URL below which it answers.
 
-    `deploy_plain` does so for the same models, served without anything that shortens MLflow's own way.
+    `deploy_plain` does so for the same models, served without anything that shortens MLflow's own way. `merged` tells how
+    many requests to a URL went to a replica together with others, or None where nothing is ever merged.
     """
 
     def deploy(self, name: str, model: Path) -> str: ...
 
     def deploy_plain(self, name: str, model: Path) -> str: ...
+
+    def merged(self, url: str) -> int | None: ...
 
     def close(self) -> None: ...
 
@@ -210,6 +216,19 @@ class Restaurant:
     def deploy_plain(self, name: str, model: Path) -> str:
         return self.deploy(f"{name}-plain", model, **{f"env.{SHORTCUTS_VARIABLE}": "off"})
 
+    def merged(self, url: str) -> int:
+        origin, _, name = url.partition("/deployments/")
+        with urllib.request.urlopen(f"{origin}/metrics", timeout=ANSWER_TIMEOUT_S) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        found = {
+            sample.name: sample.value
+            for family in families
+            for sample in family.samples
+            if sample.labels.get("deployment") == name
+        }
+        requests = "mlflow_restaurant_batch_requests"
+        return int(found.get(f"{requests}_sum", 0) - found.get(f"{requests}_count", 0))
+
     def close(self) -> None:
         from mlflow_restaurant.control.client import ControlClient
 
@@ -227,6 +246,9 @@ class MLflowItself:
         return self.running.enter_context(mlflow_serve(model, self.home / f"{name}.log"))
 
     deploy_plain = deploy
+
+    def merged(self, url: str) -> None:
+        return None
 
     def close(self) -> None:
         self.running.close()

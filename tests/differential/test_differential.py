@@ -30,6 +30,20 @@ pytestmark = [
 
 CASES = all_cases()
 REPORTED = 10
+AT_ONCE = 4
+"""How often each case is sent among its like."""
+MERGED = (
+    "sklearn_floats",
+    "sklearn_labels",
+    "sklearn_probabilities",
+    "sklearn_mixed",
+    "sklearn_mixed_optional",
+    "sklearn_tensor",
+    "echo_one_column",
+    "echo_tensor",
+    "outputs",
+)
+"""Models whose signature lets requests be merged."""
 MIXED = 2000
 """The cases of all models that run mixed; each has run among those of its own model before."""
 
@@ -58,15 +72,33 @@ def test_one_model_without_shortcuts_32_at_once(arena: Arena, model: str) -> Non
     assert_same_at_once(arena, arena.plain, cases_of(model))
 
 
+@pytest.mark.parametrize("shortcuts", [True, False])
+@pytest.mark.parametrize("model", MERGED)
+def test_alike_at_once(arena: Arena, model: str, shortcuts: bool) -> None:
+    """Neighbours by name differ in little, and each comes several times: what may be merged is."""
+    addresses = arena.addresses if shortcuts else arena.plain
+    before = arena.merged(addresses[model])
+    alike = [case for case in sorted(cases_of(model), key=lambda case: case.name) for _ in range(AT_ONCE)]
+
+    assert_same(arena, addresses, alike)
+
+    after = arena.merged(addresses[model])
+    if before is not None and after is not None:
+        assert after > before, "nothing was merged, so these answers say nothing about it"
+
+
 def test_all_models_32_at_once(arena: Arena) -> None:
     assert_same_at_once(arena, arena.addresses, random.Random(1).sample(CASES, MIXED))
 
 
 def assert_same_at_once(arena: Arena, addresses: dict[str, str], cases: list[Case]) -> None:
-    shuffled = random.Random(20260102).sample(cases, len(cases))
-    answers = send_at_once([(addresses[case.model], case) for case in shuffled])
+    assert_same(arena, addresses, random.Random(20260102).sample(cases, len(cases)))
+
+
+def assert_same(arena: Arena, addresses: dict[str, str], cases: list[Case]) -> None:
+    answers = send_at_once([(addresses[case.model], case) for case in cases])
     wrong = []
-    for case, answer in zip(shuffled, answers, strict=True):
+    for case, answer in zip(cases, answers, strict=True):
         comparison = arena.judge(case, answer, merged=True)
         if comparison.verdict is Verdict.DIFFERENT:
             wrong.append(explain(arena, case, answer, comparison.reason))

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import costs
+from benchmarks import costs, http_servers
 from benchmarks.formats import (
     Unsupported,
     read_list,
@@ -22,7 +22,7 @@ from benchmarks.formats import (
     write_split,
     write_v2,
 )
-from benchmarks.load import LoadError, parse_wrk
+from benchmarks.load import Load, LoadError, parse_wrk
 from benchmarks.machine import anonymous
 from benchmarks.processes import cpu_between
 from benchmarks.report import BLOCK_END, BLOCK_START, Run, headline, number, render, replace_block, short
@@ -293,3 +293,19 @@ def test_the_report_of_costs_tells_both() -> None:
     assert "| 64 | 32,000 | 40.0 | 22 | 480 |" in text
     assert "gateway: 20.0 µs a request + 100 µs a call" in text
     assert "replica: 2.0 µs a row + 400 µs a call" in text
+
+
+# -- HTTP servers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_http_servers_has_medians_by_server() -> None:
+    load = Load(requests=1_000, seconds=2.0, p50_ms=1, p99_ms=2, max_ms=3, status_errors=0, socket_errors=0)
+    found = [
+        http_servers.Cost(server, cpu_s, load)
+        for server, cpu_s in [("one", 0.02), ("two", 0.04), ("one", 0.03), ("one", 0.09)]
+    ]
+
+    text = http_servers.report(found, 128)
+
+    assert "| one | 30.0 | 500 |" in text
+    assert "| two | 40.0 | 500 |" in text

@@ -1,0 +1,107 @@
+"""Random mixes of requests, good and bad, at once through a real server: every caller gets its own answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import Barrier
+
+import mlflow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
+from mlflow.types import ColSpec, DataType, Schema
+
+from mlflow_restaurant.gateway.answers import mend
+from mlflow_restaurant.home import Home
+from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
+
+from ..differential.compare import normalise_message
+from ..mixes import PARAMS, TYPED, crowds, respond
+from ..support import call
+from .conftest import borrowed
+from .test_batching import merged_calls
+
+MOST_AT_ONCE = 32
+EXAMPLES = 60
+ECHO = """
+import mlflow
+
+
+class Echo(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        types = [str(dtype) for dtype in model_input.dtypes]
+        return [
+            repr(([(name, kind, type(value).__name__, value) for name, kind, value in zip(model_input, types, row)], params))
+            for row in model_input.itertuples(index=False)
+        ]
+
+
+mlflow.models.set_model(Echo())
+"""
+"""Answers each row with its values as they arrive at a model, types and all."""
+
+
+@dataclass
+class Served:
+    """A model here, where MLflow's functions score it, and where it is served, by whether shortcuts are on."""
+
+    model: PyFuncModel
+    urls: dict[str, str]
+    pool: ThreadPoolExecutor
+
+
+@pytest.fixture(scope="module")
+def served(shared_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    path = tmp_path_factory.mktemp("mixes") / "echo"
+    path.with_suffix(".py").write_text(ECHO)
+    columns = [ColSpec(DataType[kind], name, required=kind != "string") for name, kind in TYPED.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(path.with_suffix(".py")),
+            signature=ModelSignature(Schema(columns), params=PARAMS),
+            pip_requirements=["mlflow"],
+        )
+    with ExitStack() as stack:
+        client = stack.enter_context(borrowed(shared_home))
+        urls = {}
+        for shortcuts in ("on", "off"):
+            # A moment's wait, so that what is sent at once is merged for sure.
+            config = {"batching": "on", "batch_wait_ms": "5", f"env.{SHORTCUTS_VARIABLE}": shortcuts}
+            urls[shortcuts] = client.create_deployment(f"mix-{shortcuts}", str(path), config=config)["url"]
+            stack.callback(client.delete_deployment, f"mix-{shortcuts}")
+        pool = stack.enter_context(ThreadPoolExecutor(MOST_AT_ONCE))
+        yield Served(mlflow.pyfunc.load_model(str(path)), urls, pool)
+
+
+@pytest.mark.parametrize("shortcuts", ["on", "off"])
+def test_every_caller_gets_what_mlflow_answers_it_alone(served: Served, shortcuts: str) -> None:
+    url = served.urls[shortcuts]
+    some = crowds(TYPED)
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.tuples(some, some, some).map(lambda parts: [body for part in parts for body in part]))
+    def check(bodies: list[bytes]) -> None:
+        start = Barrier(len(bodies))
+
+        def send(body: bytes) -> tuple[int, str]:
+            start.wait()
+            answer = call(f"{url}/invocations", body=body)
+            return answer.status, normalise_message(answer.body.decode())
+
+        got = list(served.pool.map(send, bodies))
+        for body, answer in zip(bodies, got, strict=True):
+            alone = mend(respond(served.model, body), "")
+            assert answer == (alone.status, normalise_message(alone.body.decode())), body
+
+    check()
+
+    requests, calls = merged_calls(url)
+    assert requests > 1.5 * calls
