@@ -64,7 +64,14 @@ def serving(name: str, folder: Path) -> Iterator[Watched]:
     """Run one of `SERVERS` for the time of the block."""
     program, *arguments = SERVERS[name]
     port = free_port()
-    command = [python().with_name(program), *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [
+        python().with_name(program),
+        *arguments,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     log = folder / f"{program}.log"
     with running(command, log, {"PYTHONPATH": str(APPS)}) as process:
         url = f"http://127.0.0.1:{port}/"

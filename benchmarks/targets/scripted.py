@@ -42,7 +42,7 @@ class Scripted:
     def serve(self, model: Path, folder: Path) -> Iterator[Served]:
         port = free_port()
         program, *arguments = (part.replace("{port}", str(port)) for part in self.command)
-        command = [self._python().with_name(program), *arguments]
+        command: list[str | Path] = [self._python().with_name(program), *arguments]
         log = folder / "serve.log"
         with _scratch() as scratch:
             environ = {
