@@ -179,6 +179,7 @@ class Bundle:
         """
         merged = self._merged(params) if params else self._params
         count_rows = self.row_wise is not False
+        rows = row_count(raw) if count_rows else None
         data: Any = raw
         before: list[tuple[Step, Any]] = []
         for step in self._steps:
@@ -191,8 +192,10 @@ class Bundle:
                 raise StepError(str(step), reason) from error
             if result is None:
                 raise StepError(str(step), "it returned None: does the function lack a return statement?")
-            if count_rows and step.role != "model":
-                _check_rows(step, data, result)
+            if count_rows:
+                rows, before_rows = row_count(result), rows
+                if rows != before_rows and step.role != "model":
+                    _check_rows(step, before_rows, rows)
             before.append((step, getattr(data, "columns", None)))
             data = result
         return data
@@ -296,9 +299,8 @@ def _checked_row_wise(given: Any) -> bool | None:
     raise BundleError(f"row_wise is {given!r}: give True, False or None.")
 
 
-def _check_rows(step: Step, data: Any, result: Any) -> None:
-    before, after = row_count(data), row_count(result)
-    if before is None or after is None or before == after:
+def _check_rows(step: Step, before: int | None, after: int | None) -> None:
+    if before is None or after is None:
         return
     raise StepError(
         str(step),
