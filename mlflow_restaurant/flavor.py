@@ -42,6 +42,7 @@ from mlflow_restaurant.bundle.hashes import sha256_of_files
 from mlflow_restaurant.bundle.loader import FLAVOR_NAME, FORMAT_VERSION, load_bundle
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
+from mlflow_restaurant.saving.examples import as_callers_send, columns_made_plain
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
 from mlflow_restaurant.saving.rows import row_wise_finding
@@ -135,9 +136,7 @@ def save_model(
         run = (
             None
             if example is None
-            else rehearsal.run_example(
-                bundle, example, signature, rehearsal.columns_made_plain(input_example)
-            )
+            else rehearsal.run_example(bundle, example, signature, columns_made_plain(input_example))
         )
         _set_signature(model, bundle, signature, run)
         if metadata is not None:
@@ -298,7 +297,7 @@ def _changed(bundle: Bundle, predict_method: str | None, row_wise: bool | None) 
 def _written_example(model: Model, input_example: Any, root: Path) -> Any:
     """Write the example as MLflow does."""
     try:
-        return _save_example(model, rehearsal.as_callers_send(input_example), str(root))
+        return _save_example(model, as_callers_send(input_example), str(root))
     except MlflowException:
         raise
     except Exception as error:  # values of any kind are written as JSON

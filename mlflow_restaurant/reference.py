@@ -1,4 +1,4 @@
-"""The reference page of the documentation, written from where each thing is defined.
+"""The reference page of the documentation and the help of the target, written from where each thing is defined.
 
 ``python -m mlflow_restaurant.reference > docs/reference.md``
 """
@@ -134,6 +134,37 @@ def reference() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def target_help() -> str:
+    """Return the help of the target: its URIs and its settings, from where they are defined."""
+    return "\n".join(
+        [
+            "Deploy MLflow models to a server on this machine. It is started with the first call that needs it.",
+            "",
+            "Targets:",
+            "  restaurant            the server of the default home, $MLFLOW_RESTAURANT_HOME or ~/.mlflow-restaurant",
+            "  restaurant:/abs/path  the server of that home",
+            "",
+            "Config of a deployment (create, update, run-local), as -C key=value:",
+            *_rows(config_table(DeploymentConfig)),
+            "",
+            "Said of one change only (create, update), as -C key=value:",
+            *_rows(config_table(ChangeOptions)),
+            "",
+            "Config of an endpoint (create-endpoint, update-endpoint):",
+            *_rows(ENDPOINT_TABLE),
+            "",
+            "Settings of the server, in config.toml of its home or as MLFLOW_RESTAURANT_<NAME>:",
+            *_rows(config_table(ServerSettings)),
+            "",
+            "The command `mlflow-restaurant` shows status, logs and history, and stops the server.",
+        ]
+    )
+
+
+def _rows(table: list[tuple[str, str, str]]) -> list[str]:
+    return [f"  {key:<18} {default:<9} {meaning}".rstrip() for key, default, meaning in table]
 
 
 if __name__ == "__main__":

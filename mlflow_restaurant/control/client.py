@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import json
 import os
-import select
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,17 +16,12 @@ from urllib.parse import quote
 import urllib3
 from urllib3.connection import HTTPConnection
 
+from mlflow_restaurant.control.starting import ServerProcess, wait_for_end
 from mlflow_restaurant.errors import HomeError, RestaurantError, from_json
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
-from mlflow_restaurant.process.watch import block_until_exit, signal_group
+from mlflow_restaurant.process.records import read_records
 
-START_TIMEOUT_S = 60.0
 DOWN_TIMEOUT_S = 60.0
-END_TIMEOUT_S = 5.0
-START_LOCK = "start.lock"
-PROBE_TIMEOUT_S = 5.0
-ANSWER_POLL_S = 0.05
 REPEATABLE = ("GET", "DELETE")
 
 Progress = Callable[[str], None]
@@ -62,20 +51,13 @@ class ControlClient:
 
     def __init__(self, home: Home | Path | str) -> None:
         self.home = home if isinstance(home, Home) else Home(Path(home))
+        self.process = ServerProcess(self.home)
 
     # -- the server's life
 
     def is_running(self) -> bool:
         """Tell whether a server of this home answers."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PROBE_TIMEOUT_S)
-            probe.connect(str(self.home.admin_socket))
-            try:  # one that was just killed may still be connected to, but never answers
-                probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                return bool(probe.recv(1))
-            except TimeoutError:  # it is there, and busy
-                return True
-        return False
+        return self.process.is_running()
 
     def ensure_running(self) -> None:
         """Start the server, unless it runs; of several callers at once, one starts it.
@@ -83,13 +65,7 @@ class ControlClient:
         Raises:
             RestaurantError: it can't be started; the message says why.
         """
-        if self.is_running():
-            return
-        self.home.ensure()
-        with (self.home.run / START_LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self.is_running():
-                self._start()
+        self.process.ensure_running()
 
     @contextlib.contextmanager
     def running(self, environ: Mapping[str, str]) -> Iterator[None]:
@@ -101,59 +77,12 @@ class ControlClient:
         self.home.ensure()
         tie_r, tie_w = os.pipe()
         try:
-            self._start(environ, tie_r)
+            self.process.start(environ, tie_r)
             yield
         finally:
             os.close(tie_w)
             os.close(tie_r)
             self.down()
-
-    def _start(self, environ: Mapping[str, str] | None = None, tie: int | None = None) -> None:
-        """Start a server that detaches from this process; `tie` is a pipe whose end ends the server."""
-        log = os.open(self.home.server_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        status_r, status_w = os.pipe()
-        argv = [sys.executable, "-m", "mlflow_restaurant.control.server", "--home", str(self.home.path)]
-        tied = [] if tie is None else ["--tie-fd", str(tie)]
-        try:
-            subprocess.run(
-                [*argv, "--status-fd", str(status_w), "--detach", *tied],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(environ or {})},
-                pass_fds=[status_w, *([] if tie is None else [tie])],
-                start_new_session=True,
-                cwd=self.home.path,
-                check=False,
-            )
-        finally:
-            os.close(log)
-            os.close(status_w)
-        with os.fdopen(status_r, "rb", 0) as status:
-            readable, _, _ = select.select([status], [], [], START_TIMEOUT_S)
-            line = status.readline() if readable else b""
-        self._check_start(line, timed_out=not readable)
-
-    def _check_start(self, line: bytes, *, timed_out: bool) -> None:
-        if not line:
-            what = f"was not ready within {START_TIMEOUT_S:g} s" if timed_out else "ended while it started"
-            raise HomeError(f"The server {what}; its log is {self.home.server_log}.")
-        message = json.loads(line)
-        if "error" in message:
-            raise from_json(message["error"], message["error"]["http_status"])
-        if message.get("already"):
-            self._wait_for_another()
-
-    def _wait_for_another(self) -> None:
-        """Wait for the server that holds the home's lock but does not answer yet."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.is_running():
-            if time.monotonic() > deadline:
-                raise HomeError(
-                    f"Another server of {self.home.path} is there but does not answer; end it with"
-                    " 'mlflow-restaurant down'."
-                )
-            time.sleep(ANSWER_POLL_S)
 
     def down(self) -> bool:
         """Stop the server and every process of the home; False when nothing ran."""
@@ -162,20 +91,10 @@ class ControlClient:
         if controller is not None:
             with contextlib.suppress(RestaurantError):
                 self._request("POST", "/down")
-            _wait_for_end([controller], DOWN_TIMEOUT_S)
-        self._end_leftovers()
+            wait_for_end([controller], DOWN_TIMEOUT_S)
+        self.process.end_leftovers()
         self.home.remove_run_elsewhere()
         return bool(records)
-
-    def _end_leftovers(self) -> None:
-        left = [r for r in read_records(self.home.run) if r.alive()] if self.home.run.is_dir() else []
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            for record in left:
-                signal_group(record, signum)
-            left = _wait_for_end(left, END_TIMEOUT_S)
-        if self.home.run.is_dir():
-            for record in read_records(self.home.run):
-                remove_record(self.home.run, record.id)
 
     # -- commands
 
@@ -367,9 +286,3 @@ def _user() -> str:
 
 def _quoted(name: str) -> str:
     return quote(str(name), safe="")
-
-
-def _wait_for_end(records: list[ProcessRecord], timeout_s: float) -> list[ProcessRecord]:
-    """Wait for processes to end; returns those that still run."""
-    deadline = time.monotonic() + timeout_s
-    return [r for r in records if not block_until_exit(r, max(0.0, deadline - time.monotonic()))]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, parse_options
 from mlflow_restaurant.control.controller import Controller
 from mlflow_restaurant.control.endpoints import EndpointCommands
 from mlflow_restaurant.control.jobs import Progress, clean_cache
+from mlflow_restaurant.control.requests import (
+    Request,
+    endpoint_name,
+    refuse_beside_rollback,
+    refuse_other_input,
+)
 from mlflow_restaurant.control.rollout import Rollout
-from mlflow_restaurant.control.schemas import schema_changes
 from mlflow_restaurant.control.views import Views
 from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
 from mlflow_restaurant.errors import (
@@ -21,11 +26,8 @@ from mlflow_restaurant.errors import (
     DoesNotExist,
     HomeError,
     InvalidRequest,
-    one_line,
 )
 from mlflow_restaurant.states import RevisionState
-
-Request = Mapping[str, Any]
 
 
 class Commands:
@@ -49,7 +51,7 @@ class Commands:
             progress: told what is being done.
         """
         check_name(name)
-        endpoint = _endpoint_name(request)
+        endpoint = endpoint_name(request)
         config, change = parse_options(request.get("config") or {})
         change.refuse_rollback(f"Deployment '{name}' is new, so there is nothing to roll back to")
         if name in self.controller.world.deployments or name in self.operations:
@@ -71,12 +73,12 @@ class Commands:
         self.views.deployment(name, None)
         _, change = parse_options(options)
         if change.rollback:
-            _refuse_beside_rollback(request, options)
+            refuse_beside_rollback(request, options)
             return await self._roll_back(name, change, request, progress)
         change.refuse_revision()
         await self._turn(name, change, progress)
         deployment = self.views.deployment(name, None)
-        endpoint = _endpoint_name(request)
+        endpoint = endpoint_name(request)
         if endpoint is not None and deployment.endpoint not in (None, endpoint):
             raise Conflict(
                 f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}', not '{endpoint}'."
@@ -93,7 +95,7 @@ class Commands:
             if request.get("model_uri"):
                 artifact = await self._fetch(name, request, config, progress)
                 if deployment.serving is not None and not change.allow_schema_change:
-                    _refuse_other_input(name, current.artifact, artifact)
+                    refuse_other_input(name, current.artifact, artifact)
             elif config.env_manager != current.config.env_manager:
                 artifact = await self._with_environment(name, current, config, progress)
             stores = request if request.get("model_uri") else current.model_dump()
@@ -337,37 +339,3 @@ class Commands:
             return
         with contextlib.suppress(OSError):
             clean_cache(self.controller.home.models, self.controller.world.digests())
-
-
-def _endpoint_name(request: Request) -> str | None:
-    endpoint = request.get("endpoint")
-    return None if endpoint is None else check_name(endpoint, "an endpoint")
-
-
-def _refuse_beside_rollback(request: Request, options: Mapping[str, Any]) -> None:
-    """Refuse a model or settings that are given together with a rollback.
-
-    Raises:
-        InvalidRequest: there are some.
-    """
-    settings = [key for key in options if key not in ChangeOptions.model_fields]
-    if request.get("model_uri"):
-        settings.insert(0, "a model URI")
-    if settings:
-        raise InvalidRequest(
-            f"A rollback brings back an earlier revision's model and settings: give no other ({settings[0]})."
-        )
-
-
-def _refuse_other_input(name: str, old: ModelArtifact, new: ModelArtifact) -> None:
-    """Refuse a model whose input is not that of the one that serves.
-
-    Raises:
-        Conflict: it differs in a way that callers would notice.
-    """
-    changes = schema_changes(old.signature, new.signature)
-    if changes:
-        raise Conflict(
-            f"Callers of deployment '{name}' would notice: {one_line('; '.join(changes))}. Log the model with the"
-            " signature of the one that serves, or let it change with -C allow_schema_change=true."
-        )

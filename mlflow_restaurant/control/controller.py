@@ -21,8 +21,9 @@ from mlflow_restaurant.control.gateways import GatewayFleet
 from mlflow_restaurant.control.jobs import Jobs, Progress
 from mlflow_restaurant.control.outcomes import Outcomes
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
+from mlflow_restaurant.control.replica_client import call_replica
 from mlflow_restaurant.control.replicas import KIND as REPLICA
-from mlflow_restaurant.control.replicas import Replica, call_replica
+from mlflow_restaurant.control.replicas import Replica
 from mlflow_restaurant.control.reports import TrialReports
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.scaler import Scaler

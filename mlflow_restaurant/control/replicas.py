@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import aiohttp
-
-from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
 from mlflow_restaurant.control.batching import (
     EQUAL_ROWS,
@@ -27,15 +22,17 @@ from mlflow_restaurant.control.batching import (
     disagreement,
     needs_comparison,
 )
+from mlflow_restaurant.control.cores import threads_of
 from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
 from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, Seen, after_death
+from mlflow_restaurant.control.replica_client import call_replica, error_message
 from mlflow_restaurant.entities import ReplicaRoute, Revision
-from mlflow_restaurant.errors import RestaurantError, one_line
+from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.faults import fault_point
-from mlflow_restaurant.process.launcher import Child, Launcher, sets_threads
+from mlflow_restaurant.process.launcher import Child, Launcher
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
 from mlflow_restaurant.process.watch import end_orphans, end_process, wait_for_exit
 from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
@@ -278,7 +275,7 @@ class Replica:
     async def _score(self, body: bytes) -> bytes:
         status, answer = await call_replica(self.socket, "/invocations", body, self.revision.config.timeout_s)
         if status != 200:
-            raise RestaurantError(f"the model does not score its own input example: {_error_message(answer)}")
+            raise RestaurantError(f"the model does not score its own input example: {error_message(answer)}")
         return answer
 
     async def _compare_rows(self, example: bytes, answer: bytes) -> str:
@@ -333,46 +330,6 @@ class Replica:
         self._become(death.state)
 
 
-def threads_of(config: DeploymentConfig) -> int | None:
-    """Return how many threads numerical libraries may use in each replica; None leaves it to variables.
-
-    One core is left to the gateway. Threads that wait for each other spin, so one too many costs far more than the
-    last core gives: two processes of two threads each on two busy cores answered with 300 trees 30 times slower than
-    with one each.
-    """
-    if config.threads != "auto":
-        return config.threads
-    return None if sets_threads(config.env) else max(1, (_cores() - 1) // config.replicas)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-async def call_replica(socket: Path, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
-    """Send one request to a replica, POST with a JSON body or GET without; returns status and body.
-
-    Raises:
-        RestaurantError: it did not answer within `timeout_s` seconds, or the connection broke.
-    """
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
-    connector = aiohttp.UnixConnector(path=str(socket))
-    method, headers = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
-    try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(method, f"http://replica{path}", data=body, headers=headers) as response,
-        ):
-            return response.status, await response.read()
-    except asyncio.TimeoutError:
-        raise RestaurantError(f"the replica did not answer within {timeout_s:g} s") from None
-    except (aiohttp.ClientError, OSError) as e:
-        raise RestaurantError(f"the replica broke the connection: {e}") from e
-
-
 async def _last_words(child: Child) -> str:
     with contextlib.suppress(asyncio.TimeoutError):
         message = await asyncio.wait_for(child.next_message(), 1)
@@ -390,12 +347,3 @@ def _exit_reason(code: int | None) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"its process was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
-
-
-def _error_message(body: bytes) -> str:
-    try:
-        message = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = body.decode("utf-8", "replace") or "no answer"
-    # MLflow quotes the whole input before it comes to the reason.
-    return one_line(message.rpartition("\nError: ")[2])

@@ -18,7 +18,6 @@ is resolved exactly once, whatever becomes of the others in its batch:
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +28,7 @@ from mlflow_restaurant.gateway import metrics, scoring
 from mlflow_restaurant.gateway.answers import JSON_TYPE, MODEL_EXITED, Reply, mend
 from mlflow_restaurant.gateway.calls import PATH, Batch, Call, replicas_ended, stamped
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
+from mlflow_restaurant.gateway.patience import Patience
 from mlflow_restaurant.gateway.queue import Queue
 from mlflow_restaurant.gateway.upstream import (
     Answer,
@@ -45,12 +45,6 @@ if TYPE_CHECKING:
 MAX_TRIES = 2
 SWEEP_S = 0.02
 """Smallest time between two looks for requests whose time is over."""
-PATIENCE_S = 1.0
-"""Time that a replica always has for several requests, in seconds."""
-PATIENCE_OF_TIMEOUT = 0.25
-"""Part of `timeout_s` that it has besides."""
-PATIENCE_OF_LONGEST = 10.0
-"""It has so many times what the longest call took as well."""
 MERGED_HEADERS: Headers = [(b"content-type", JSON_TYPE)]
 
 
@@ -84,7 +78,7 @@ class Batcher:
         self.queue = Queue()
         self.running: dict[asyncio.Task[None], Batch] = {}
         self.distrusted: int | None = None
-        self.longest_s = 0.0
+        self.patience = Patience()
         self.pumping: asyncio.Handle | None = None
         self.ripening: asyncio.TimerHandle | None = None
         self.sweeping: asyncio.TimerHandle | None = None
@@ -107,7 +101,7 @@ class Batcher:
             self._merge_by(route)
 
     def _merge_by(self, route: DeploymentRoute) -> None:
-        self.longest_s = 0.0
+        self.patience = Patience()
         self.queue.read_by(route.batch if route.revision != self.distrusted else None)
         self.dispatcher.one_at_a_time = self.merges
 
@@ -238,10 +232,10 @@ class Batcher:
                 self._message(batch),
                 batch.deadline,
                 fresh=batch.tries > 0,
-                patience_s=self._patience_s(batch),
+                patience_s=self.patience.limit_s(batch, self.route.timeout_s),
             )
             if answer.status == 200:
-                self.longest_s = max(self.longest_s, time.monotonic() - sent)
+                self.patience.saw(time.monotonic() - sent)
             if self.queue and answer.status == 200:
                 # The replica gets its next batch before this one is split and told.
                 held = False
@@ -264,17 +258,6 @@ class Batcher:
         finally:
             if held:
                 self.dispatcher.release(slots, scoring=True)
-
-    def _patience_s(self, batch: Batch) -> float:
-        """Return how long a replica may take for a batch before it counts as hanging.
-
-        As long as nothing was answered, nobody knows. One request alone has the time that its caller has.
-        """
-        if not self.longest_s or not (len(batch.calls) > 1 or batch.suspect):
-            return math.inf
-        return max(
-            PATIENCE_S, PATIENCE_OF_TIMEOUT * self.route.timeout_s, PATIENCE_OF_LONGEST * self.longest_s
-        )
 
     def _hung(self, batch: Batch) -> None:
         """Send each request of a batch alone; let the one at which a replica hung alone wait for the others."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import BatchRoute, DeploymentRoute, ReplicaRoute
 from mlflow_restaurant.errors import DeadlineExceeded, DoesNotExist, QueueFull, RestaurantError, Unavailable
-from mlflow_restaurant.gateway import batcher, metrics
+from mlflow_restaurant.gateway import metrics, patience
 from mlflow_restaurant.gateway.answers import Reply
 from mlflow_restaurant.gateway.batcher import Batcher
 from mlflow_restaurant.gateway.calls import Batch, Call, Outcome
@@ -477,7 +477,7 @@ class TestTrouble:
                 return answered(message.body)
 
             site = Site(route("a", timeout_s=0.4), respond)
-            with mock.patch.object(batcher, "PATIENCE_S", 0.01):
+            with mock.patch.object(patience, "PATIENCE_S", 0.01):
                 for _ in range(2):
                     calls = [site.call(1.0), site.call(2.0)]
                     await asyncio.sleep(0.2)

@@ -137,10 +137,11 @@ def test_what_decides_does_no_io(module: str) -> None:
     }
 
 
-def test_the_target_reaches_the_server_only_through_its_client() -> None:
-    assert {
-        m for m in own("deployments") if m.split(".")[0] in ("control", "gateway", "replica", "process")
-    } == {"control.client"}
+@pytest.mark.parametrize("module", ["deployments", "foreground", "scoring_client"])
+def test_the_target_reaches_the_server_only_through_its_client(module: str) -> None:
+    assert {m for m in own(module) if m.split(".")[0] in ("control", "gateway", "replica", "process")} == {
+        "control.client"
+    }
 
 
 def test_the_command_reaches_the_server_only_through_its_client_or_runs_it_in_the_foreground() -> None:

@@ -17,7 +17,7 @@ import pytest
 from mlflow.types import DataType
 
 from mlflow_restaurant.config import DeploymentConfig
-from mlflow_restaurant.control import replicas
+from mlflow_restaurant.control import cores as sharing
 from mlflow_restaurant.gateway.answers import MODEL_EXITED
 from mlflow_restaurant.replica import app, fast, serving, trial
 
@@ -174,8 +174,8 @@ def test_each_thread_that_predicts_limits_numerical_libraries() -> None:
 def test_replicas_share_out_the_cores(
     options: dict[str, Any], cores: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "_cores", lambda: cores)
-    assert replicas.threads_of(DeploymentConfig.from_options(options)) == threads
+    monkeypatch.setattr(sharing, "_cores", lambda: cores)
+    assert sharing.threads_of(DeploymentConfig.from_options(options)) == threads
 
 
 # -- shortcuts in front of MLflow's application ----------------------------------------------------------------------
