@@ -68,12 +68,14 @@ def values(draw: st.DrawFn, kind: str, style: str) -> Any:
         return draw(odd)
     if style == "null" and kind in ("double", "float", "string"):
         return None
+    if style == "gaps" and kind in ("double", "float"):
+        return draw(st.none() | good[kind])
     if style == "whole" and kind in ("double", "float"):
         return draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**54), 2**54))
     return draw(good[kind])
 
 
-styles = st.sampled_from(["good"] * 24 + ["null"] * 4 + ["whole"] * 4 + ["odd"])
+styles = st.sampled_from(["good"] * 24 + ["null"] * 4 + ["gaps"] * 8 + ["whole"] * 4 + ["odd"])
 writers: list[Callable[[Any], str]] = [
     json.dumps,
     lambda payload: json.dumps(payload, separators=(",", ":"), ensure_ascii=False),

@@ -46,14 +46,27 @@ KEPT_ORDERS = 64
 KEPT_BOUNDS = 256
 
 
+def joined(kind: type, allowed: Kinds) -> type:
+    """Return the kind that a value counts as: among floats a null is NaN, which it is alone too.
+
+    Not so among text, where pandas writes a missing value otherwise beside text than alone, nor among integers, which a
+    null beside them makes floats.
+    """
+    return float if kind is NULL and float in allowed else kind
+
+
 def kind_of(values: Sequence[Any], allowed: Kinds) -> type | None:
     """Return the kind that all `values` have, or None when they differ, or may not be merged."""
-    kind: type = type(values[0])
-    if kind not in allowed or (len(values) > 1 and len(set(map(type, values))) != 1):
+    types = {type(values[0])} if len(values) == 1 else set(map(type, values))
+    kinds = {joined(kind, allowed) for kind in types}
+    if len(kinds) != 1 or not types <= allowed.keys():
         return None
+    (kind,) = kinds
     bounds = allowed[kind]
-    if bounds is not None and not (bounds[0] <= min(values) and max(values) <= bounds[1]):
-        return None
+    if bounds is not None:
+        present = [value for value in values if value is not None] if NULL in types else values
+        if present and not (bounds[0] <= min(present) and max(present) <= bounds[1]):
+            return None
     return kind
 
 
@@ -67,7 +80,7 @@ class Table:
 
     def __init__(self, columns: tuple[str, ...], kinds: Sequence[Kinds]) -> None:
         self.columns, self.kinds = columns, kinds
-        self.bounds: dict[Values, list[tuple[int, float, float]] | None] = {}
+        self.bounds: dict[Values, tuple[Values, list[tuple[int, float, float]]] | None] = {}
         self.quoted: list[bytes] = []
         if all(name.isascii() and name.isprintable() and not set(name) & set(',:"\\') for name in columns):
             self.quoted = [b'"%b"' % name.encode() for name in columns]
@@ -91,13 +104,14 @@ class Table:
             bounds = self.bounds[kinds] = self._bounds(kinds)
         if bounds is None:
             return None
-        for at, low, high in bounds:
+        together, numbers = bounds
+        for at, low, high in numbers:
             if not low <= row[at] <= high:
                 return None
-        return kinds
+        return together
 
-    def _bounds(self, kinds: Values) -> list[tuple[int, float, float]] | None:
-        """Return where the numbers in a row of these kinds are, and between what they must be."""
+    def _bounds(self, kinds: Values) -> tuple[Values, list[tuple[int, float, float]]] | None:
+        """Return what the values of a row of these kinds count as, and where its numbers are and between what they must be."""
         found = []
         for at, (kind, allowed) in enumerate(zip(kinds, self.kinds, strict=True)):
             if kind not in allowed:
@@ -105,7 +119,8 @@ class Table:
             bounds = allowed[kind]
             if bounds is not None:
                 found.append((at, *bounds))
-        return found
+        together = tuple(joined(kind, allowed) for kind, allowed in zip(kinds, self.kinds, strict=True))
+        return together, found
 
     def of_columns(self, columns: Iterable[Sequence[Any]]) -> Values | None:
         """Return the kind of each column's values."""

@@ -233,6 +233,24 @@ class TestMerging:
             "inputs": ["a]", "b", "}]c"]
         }
 
+    def test_a_null_is_merged_with_floats_in_a_column_of_floats(self) -> None:
+        rows = merged(
+            reader(), *map(framed, ('[[1.5, 2, "x"]]', '[[null, 2, "x"]]', '[[2.5, 2, "x"], [null, 2, "x"]]'))
+        )
+
+        assert rows == {
+            "dataframe_split": {
+                "columns": ["a", "b", "c"],
+                "data": [[1.5, 2, "x"], [None, 2, "x"], [2.5, 2, "x"], [None, 2, "x"]],
+            }
+        }
+
+    @pytest.mark.parametrize(
+        "rows", ['[[1e300, 2, "x"], [null, 2, "x"]]', '[[1.5, 2, "x"], [null, null, "x"]]']
+    )
+    def test_it_makes_no_other_value_fit(self, rows: str) -> None:
+        assert reader().parse(framed(rows)) is None
+
     def test_tensors(self) -> None:
         read = tensor("float32", 2)
 
@@ -255,7 +273,6 @@ class TestMerging:
         "other",
         [
             framed('[[1, 2, "x"]]'),
-            framed('[[null, 2, "x"]]'),
             framed("[[1.5, 2, null]]"),
             framed(PLAIN, after='}, "params": {}}'),
             framed(PLAIN, after='}, "params": {"p": 1}}'),
