@@ -104,4 +104,4 @@ def test_every_caller_gets_what_mlflow_answers_it_alone(served: Served, shortcut
     check()
 
     requests, calls = merged_calls(url)
-    assert requests > 1.5 * calls
+    assert requests - calls > EXAMPLES / 6  # so many had company at least
