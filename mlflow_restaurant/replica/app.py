@@ -31,7 +31,7 @@ else:  # run by its path, outside the package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Report = Callable[[dict[str, Any]], None]
@@ -42,6 +42,8 @@ SHORTCUTS_VARIABLE = "RESTAURANT_SHORTCUTS"
 """``-C env.RESTAURANT_SHORTCUTS=off`` lets MLflow's application answer everything."""
 TURN_HEADER = b"x-restaurant-turn"
 """Sent by gateways that merge requests: this prediction waits for others that came with it, from other gateways."""
+TURN_WAIT_S = 1.0
+"""How long a prediction waits for its turn: a gateway must not take a replica for one that hangs because of another's call."""
 EXIT_LOAD_FAILED = 3
 EXIT_MODEL_EXITED = 4
 
@@ -164,7 +166,7 @@ class Guard:
     def __init__(self, threads: "int | None") -> None:
         self.threads = threads
         self.limited = threading.local()
-        self.turn = threading.RLock()
+        self.turn = threading.Lock()
         self.on_exit: Callable[[BaseException], None] = lambda e: None
 
     def guard(self, caller: "Any") -> None:
@@ -177,9 +179,7 @@ class Guard:
                 self.limited.here = True
                 limit_threads(self.threads)
             try:
-                if not IN_TURN.get():
-                    return predict(*args, **kwargs)
-                with self.turn:
+                with self._its_turn():
                     return predict(*args, **kwargs)
             except Exception as e:
                 print_step_error(e.__cause__)
@@ -189,6 +189,18 @@ class Guard:
                 raise ModelExited(f"the model raised {type(e).__name__}") from e
 
         caller.predict = guarded
+
+    @contextlib.contextmanager
+    def _its_turn(self) -> "Iterator[None]":
+        """Let a request predict beside no other of its like, unless that takes long; asked for once a request."""
+        waited = IN_TURN.get()
+        IN_TURN.set(False)
+        mine = waited and self.turn.acquire(timeout=TURN_WAIT_S)
+        try:
+            yield
+        finally:
+            if mine:
+                self.turn.release()
 
 
 def with_shortcuts(app: "Any", model: "Any", guard: Guard) -> "Any":

@@ -109,6 +109,35 @@ def test_predictions_whose_turn_it_is_are_made_one_at_a_time(in_turn: bool, most
     assert seen == [most]
 
 
+def test_one_that_takes_long_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "TURN_WAIT_S", 0.05)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act() -> str:
+        if threading.current_thread().name == "long":
+            begun.set()
+            assert go_on.wait(30)
+        return "done"
+
+    model = Model(act)
+    guard = app.Guard(None)
+    guard.guard(model)
+    outer = Model(model.predict)
+    guard.guard(outer)
+
+    def predict() -> str:
+        app.IN_TURN.set(True)
+        return str(outer.predict())
+
+    long = threading.Thread(target=predict, name="long")
+    long.start()
+    assert begun.wait(30)
+    assert contextvars.copy_context().run(predict) == "done"
+    go_on.set()
+    long.join()
+    assert not guard.turn.locked()
+
+
 @pytest.mark.parametrize("sent", [True, False])
 def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
     seen: list[bool] = []
