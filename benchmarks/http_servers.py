@@ -11,15 +11,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import psutil
 from mlflow.deployments import get_deploy_client
 
 from benchmarks import models
@@ -27,22 +23,20 @@ from benchmarks.costs import BODIES, processes
 from benchmarks.environments import environment, installed
 from benchmarks.formats import WRITERS
 from benchmarks.load import Load, post, write_bodies
+from benchmarks.measures import wait_for_answer
 from benchmarks.ports import free_port
 from benchmarks.processes import cpu_between, cpu_times, running, tree
+from benchmarks.targets.base import Served
 from benchmarks.targets.restaurant import NAME, temporary_home
 from benchmarks.targets.scripted import APPS
 
 MODEL = "floats"
-START_TIMEOUT_S = 60.0
 SERVERS: dict[str, tuple[str, ...]] = {
     "uvicorn": ("uvicorn", "nothing_app:asgi", "--http", "httptools", "--loop", "uvloop", "--no-access-log"),
     "granian, ASGI": ("granian", "nothing_app:asgi", "--interface", "asgi", "--loop", "uvloop", "--no-ws"),
     "granian, RSGI": ("granian", "nothing_app:rsgi", "--interface", "rsgi", "--loop", "uvloop", "--no-ws"),
 }
 GATEWAY = "the gateway, with a deployment"
-
-Watched = tuple[str, Callable[[], list[psutil.Process]]]
-"""Where requests go, and the processes whose CPU time counts."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Cost:
 
 
 @contextlib.contextmanager
-def serving(name: str, folder: Path) -> Iterator[Watched]:
+def serving(name: str, folder: Path) -> Iterator[Served]:
     """Run one of `SERVERS` for the time of the block."""
     program, *arguments = SERVERS[name]
     port = free_port()
@@ -74,38 +68,24 @@ def serving(name: str, folder: Path) -> Iterator[Watched]:
     ]
     log = folder / f"{program}.log"
     with running(command, log, {"PYTHONPATH": str(APPS)}) as process:
-        url = f"http://127.0.0.1:{port}/"
-        wait_for(url, log)
-        yield url, lambda: tree(process.pid)
+        served = Served(f"http://127.0.0.1:{port}/", log, lambda: tree(process.pid))
+        wait_for_answer(served, b"{}")
+        yield served
 
 
 @contextlib.contextmanager
-def deployed(folder: Path) -> Iterator[Watched]:
-    """Run a deployment for the time of the block."""
+def deployed(folder: Path) -> Iterator[Served]:
+    """Run a deployment for the time of the block; of its processes, only the gateway counts."""
     with temporary_home() as home:
         saved = models.save(models.KINDS[MODEL], folder / MODEL)
         url = get_deploy_client(f"restaurant:{home.path}").create_deployment(NAME, str(saved))["url"]
-        yield f"{url}/invocations", lambda: processes(home, "gateway")
+        yield Served(f"{url}/invocations", home.logs, lambda: processes(home, "gateway"))
 
 
-def wait_for(url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=START_TIMEOUT_S).close()
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{url} does not answer; it said: {log.read_text()[-500:]}") from None
-            time.sleep(0.1)
-        else:
-            return
-
-
-def measure(server: str, watched: Watched, bodies: Path, callers: int, seconds: float) -> Cost:
-    url, watch = watched
-    before = cpu_times(watch())
-    load = post(url, bodies, callers, seconds)
-    cost = Cost(server, cpu_between(before, cpu_times(watch())), load)
+def measure(server: str, served: Served, bodies: Path, callers: int, seconds: float) -> Cost:
+    before = cpu_times(served.processes())
+    load = post(served.url, bodies, callers, seconds)
+    cost = Cost(server, cpu_between(before, cpu_times(served.processes())), load)
     if load.status_errors or load.socket_errors:
         raise SystemExit(f"{server}: {load.status_errors + load.socket_errors} requests failed.")
     return cost
@@ -120,12 +100,10 @@ def run(callers: int, seconds: float, rounds: int) -> list[Cost]:
         bodies = write_bodies(rows, folder / "bodies.json")
         servers = {server: stack.enter_context(serving(server, folder)) for server in SERVERS}
         servers[GATEWAY] = stack.enter_context(deployed(folder))
-        for watched in servers.values():
-            post(watched[0], bodies, callers, 1)
+        for served in servers.values():
+            post(served.url, bodies, callers, 1)
         for _ in range(rounds):
-            found += [
-                measure(server, watched, bodies, callers, seconds) for server, watched in servers.items()
-            ]
+            found += [measure(server, served, bodies, callers, seconds) for server, served in servers.items()]
     return found
 
 

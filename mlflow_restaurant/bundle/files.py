@@ -49,7 +49,7 @@ def sha256_of(path: Path) -> str:
 
 def files_below(root: Path, folder: str) -> list[str]:
     """Return the files below a folder of `root`, by their paths from `root`; bytecode left out."""
-    return [file for file in _files(root, folder) if not _is_bytecode(root / file)]
+    return [file for file in _files(root, folder) if not _is_bytecode(file)]
 
 
 def added_files(root: Path, folder: str, listed: Iterable[str]) -> list[str]:
@@ -57,7 +57,7 @@ def added_files(root: Path, folder: str, listed: Iterable[str]) -> list[str]:
 
     Bytecode that Python has left there is none of them, as far as Python compares it with its source.
     """
-    found = [file for file in _files(root, folder) if not _is_compared(root / file)]
+    found = [file for file in _files(root, folder) if not (_is_bytecode(file) and _is_compared(root / file))]
     return [file for file in found if file not in set(listed)]
 
 
@@ -67,13 +67,13 @@ def _files(root: Path, folder: str) -> list[str]:
     ]
 
 
-def _is_bytecode(path: Path) -> bool:
-    return "__pycache__" in path.parts
+def _is_bytecode(file: str) -> bool:
+    return "__pycache__" in file.split("/")
 
 
 def _is_compared(path: Path) -> bool:
-    """Whether it is bytecode that Python uses only where it is of the source beside it (PEP 552)."""
-    if not _is_bytecode(path) or path.suffix != ".pyc":
+    """Whether Python uses bytecode only where it is of the source beside it (PEP 552)."""
+    if path.suffix != ".pyc":
         return False
     with path.open("rb") as file:
         flags = int.from_bytes(file.read(8)[4:], "little")

@@ -2,8 +2,8 @@
 
 Replicas hold their log open from before their first line to after the end of the controller, so a log can't be taken
 away from them, and a pipe would end them with its reader. As with logrotate's ``copytruncate``, the log is copied, then
-cut to nothing; all descriptors append, so they go on at its new beginning. A line that is written between the last look
-at the log and its cut, some microseconds, is lost.
+cut to nothing; all descriptors append, so they go on at its new beginning. What is written between the last look at
+the log and its cut is lost: that is some microseconds, or a time slice where the two processes share a core.
 """
 
 from __future__ import annotations

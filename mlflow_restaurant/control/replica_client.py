@@ -33,6 +33,7 @@ async def call_replica(socket: Path, path: str, body: bytes | None, timeout_s: f
 
 
 def error_message(body: bytes) -> str:
+    """Return in one line why a replica could not score, from its answer."""
     try:
         message = str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):

@@ -31,6 +31,7 @@ HOP_BY_HOP = frozenset(
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding"}
 NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"server", b"date"}
 IN_TURN = b"x-restaurant-turn: 1"
+"""The header by which a replica knows a `Message` that is `in_turn`."""
 SMALL = 1 << 16
 """Length of a body, in bytes, up to which it is copied to be written together with what comes before it."""
 
