@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.home import Home
@@ -109,6 +110,20 @@ class Answer:
 
 def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def merged_calls(url: str) -> tuple[int, int]:
+    """Requests to a deployment that could be merged, and the calls in which they went to a replica."""
+    origin, _, name = url.partition("/deployments/")
+    families = text_string_to_metric_families(call(f"{origin}/metrics").body.decode())
+    found = {
+        sample.name: int(sample.value)
+        for family in families
+        for sample in family.samples
+        if sample.labels.get("deployment") == name
+    }
+    requests = "mlflow_restaurant_batch_requests"
+    return found.get(f"{requests}_sum", 0), found.get(f"{requests}_count", 0)
 
 
 def call(

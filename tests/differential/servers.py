@@ -12,16 +12,14 @@ import sys
 import threading
 import time
 import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
 
+from ..support import merged_calls
 from .compare import Answer
 from .formats import Case
 
@@ -217,17 +215,8 @@ class Restaurant:
         return self.deploy(f"{name}-plain", model, **{f"env.{SHORTCUTS_VARIABLE}": "off"})
 
     def merged(self, url: str) -> int:
-        origin, _, name = url.partition("/deployments/")
-        with urllib.request.urlopen(f"{origin}/metrics", timeout=ANSWER_TIMEOUT_S) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        found = {
-            sample.name: sample.value
-            for family in families
-            for sample in family.samples
-            if sample.labels.get("deployment") == name
-        }
-        requests = "mlflow_restaurant_batch_requests"
-        return int(found.get(f"{requests}_sum", 0) - found.get(f"{requests}_count", 0))
+        requests, calls = merged_calls(url)
+        return requests - calls
 
     def close(self) -> None:
         from mlflow_restaurant.control.client import ControlClient

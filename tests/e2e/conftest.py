@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow.deployments import get_deploy_client
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import save_model
 from uv import find_uv_bin
 
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
@@ -44,6 +46,16 @@ class Done:
         assert self.err.count("\n") == 1, self.err
         assert self.err.endswith("\n")
         return self.err.strip()
+
+
+def saved_from_code(code: str, path: Path, signature: ModelSignature) -> Path:
+    """Save the pyfunc that a text of Python code sets with ``mlflow.models.set_model``."""
+    source = path.with_suffix(".py")
+    source.write_text(code)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_model(path, python_model=str(source), signature=signature, pip_requirements=["mlflow"])
+    return path
 
 
 def run(*command: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:

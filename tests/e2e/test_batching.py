@@ -21,8 +21,8 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
-from ..support import call, do
-from .conftest import borrowed, own_client
+from ..support import call, do, merged_calls
+from .conftest import borrowed, own_client, saved_from_code
 
 CALLERS = 32
 REQUESTS = 640
@@ -109,19 +109,6 @@ def test_settings_of_the_user_count(deployed: RestaurantDeploymentClient, models
     deployed.delete_deployment("asked")
 
 
-def merged_calls(url: str) -> tuple[float, float]:
-    """Requests that could be merged, and the calls in which they went to a replica."""
-    text = call(f"{url.partition('/deployments')[0]}/metrics").body.decode()
-    name = re.escape(url.rpartition("/")[2])
-    requests, calls = (
-        re.findall(
-            rf'^mlflow_restaurant_batch_requests_{what}{{deployment="{name}"}} (.*)$', text, re.MULTILINE
-        )
-        for what in ("sum", "count")
-    )
-    return float(requests[0]), float(calls[0])
-
-
 def test_every_caller_gets_its_own_answer(deployed: RestaurantDeploymentClient, models: Path) -> None:
     url = deployed.create_deployment("own", str(models / "linear"))["url"]
 
@@ -174,16 +161,8 @@ mlflow.models.set_model(Lossy())
 def test_a_model_that_loses_rows_is_merged_no_more(
     deployed: RestaurantDeploymentClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "lossy.py").write_text(LOSSY)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.pyfunc.save_model(
-            tmp_path / "lossy",
-            python_model=str(tmp_path / "lossy.py"),
-            signature=mlflow.models.infer_signature(RAW[["a"]], [1.0]),
-            pip_requirements=["mlflow"],
-        )
-    url = deployed.create_deployment("lossy", str(tmp_path / "lossy"), config={"batching": "on"})["url"]
+    model = saved_from_code(LOSSY, tmp_path / "lossy", mlflow.models.infer_signature(RAW[["a"]], [1.0]))
+    url = deployed.create_deployment("lossy", str(model), config={"batching": "on"})["url"]
 
     def ask(number: int) -> bool:
         value = float(number % 2)
@@ -224,18 +203,10 @@ def test_a_replica_predicts_one_at_a_time_whatever_number_of_gateways_ask(
     home: Home, tmp_path: Path, shortcuts: str
 ) -> None:
     (home.path / "config.toml").write_text("gateways = 2\n")
-    (tmp_path / "crowd.py").write_text(CROWD)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.pyfunc.save_model(
-            tmp_path / "crowd",
-            python_model=str(tmp_path / "crowd.py"),
-            signature=mlflow.models.infer_signature(RAW[["a"]], [1.0]),
-            pip_requirements=["mlflow"],
-        )
+    model = saved_from_code(CROWD, tmp_path / "crowd", mlflow.models.infer_signature(RAW[["a"]], [1.0]))
     config = {"batching": "on", "env.RESTAURANT_SHORTCUTS": shortcuts}
     client = own_client(home)
-    url = client.create_deployment("crowd", str(tmp_path / "crowd"), config=config)["url"]
+    url = client.create_deployment("crowd", str(model), config=config)["url"]
 
     def ask(_: int) -> float:
         row = {"dataframe_split": {"columns": ["a"], "data": [[1.0]]}}
