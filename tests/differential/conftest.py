@@ -20,6 +20,7 @@ from .servers import SUBJECTS, Caller, Subject, mlflow_serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 SUBJECT_VARIABLE = "DIFFERENTIAL_SUBJECT"
@@ -84,6 +85,7 @@ class Arena:
     tally: Tally
     tidy: Callable[[Answer], Answer]
     merged: Callable[[str], int | None]
+    held: Callable[[], AbstractContextManager[None]]
 
     def reference(self, case: Case) -> Answer:
         return self.references[case.model].result()[case.name]
@@ -147,6 +149,8 @@ def arena(
             addresses = {name: subject.deploy(name, path) for name, path in saved_models.items()}
             plain = {name: subject.deploy_plain(name, path) for name, path in saved_models.items()}
             tidy = without_own_trace if chosen == "mlflow" else lambda answer: answer
-            yield Arena(addresses, plain, references, request.config.stash[TALLY], tidy, subject.merged)
+            yield Arena(
+                addresses, plain, references, request.config.stash[TALLY], tidy, subject.merged, subject.held
+            )
         finally:
             subject.close()

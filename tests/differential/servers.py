@@ -9,22 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
+
+from mlflow_restaurant.home import Home
 from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
 
-from ..support import merged_calls
+from ..support import merged_calls, records
 from .compare import Answer
 from .formats import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 HOST = "127.0.0.1"
 STARTUP_TIMEOUT_S = 180.0
@@ -59,6 +61,16 @@ class Caller:
         except (OSError, http.client.HTTPException) as error:
             return Answer(NO_ANSWER, None, repr(error).encode())
 
+    def finish(self, base_url: str, case: Case, *, again: bool) -> Answer:
+        """The answer to what was written; `again` allows a second try where the connection is dead."""
+        try:
+            answer, location = self.read(urllib.parse.urlsplit(base_url).netloc)
+        except (KeyError, OSError, http.client.HTTPException) as error:
+            if again and isinstance(error, (KeyError, *DEAD_CONNECTION)):
+                return self.try_to_send(base_url, case)
+            return Answer(NO_ANSWER, None, repr(error).encode())
+        return answer if location is None else self.try_to_send(base_url, case)
+
     def exchange(self, address: str, path: str, case: Case) -> tuple[Answer, str | None]:
         used_before = address in self.connections
         try:
@@ -70,6 +82,11 @@ class Caller:
             return self.exchange_once(address, path, case)
 
     def exchange_once(self, address: str, path: str, case: Case) -> tuple[Answer, str | None]:
+        self.write(address, path, case)
+        return self.read(address)
+
+    def write(self, address: str, path: str, case: Case) -> None:
+        """Send a request; its answer is for `read`."""
         connection = self.connections.get(address)
         if connection is None:
             connection = http.client.HTTPConnection(address, timeout=ANSWER_TIMEOUT_S)
@@ -83,7 +100,14 @@ class Caller:
             else:
                 connection.putheader("Content-Length", str(len(case.body)))
                 connection.endheaders(case.body)
-            response = connection.getresponse()
+        except BaseException:
+            self.forget(address)
+            raise
+
+    def read(self, address: str) -> tuple[Answer, str | None]:
+        """The answer to what was written last, and where it redirects to."""
+        try:
+            response = self.connections[address].getresponse()
             answer = Answer(response.status, response.headers.get("Content-Type"), response.read())
         except BaseException:
             self.forget(address)
@@ -103,24 +127,43 @@ def chunks(body: bytes, size: int = 50) -> list[bytes]:
     return [body[start : start + size] for start in range(0, len(body), size)]
 
 
-def send_at_once(requests: list[tuple[str, Case]], callers: int = CALLERS) -> list[Answer]:
-    """Send all (base URL, case) pairs, `callers` at a time, and return the answers in the order of the pairs."""
-    local = threading.local()
-    opened: list[Caller] = []
+def send_at_once(
+    requests: list[tuple[str, Case]],
+    callers: int = CALLERS,
+    held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> list[Answer]:
+    """Send all (base URL, case) pairs, `callers` at a time, and return the answers in the order of the pairs.
 
-    def send(request: tuple[str, Case]) -> Answer:
-        if not hasattr(local, "caller"):
-            local.caller = Caller()
-            opened.append(local.caller)
-        caller: Caller = local.caller
-        return caller.try_to_send(*request)
-
+    A wave is written while the server is `held`: so all of it meet there, however busy this machine is.
+    """
+    senders = [Caller() for _ in range(callers)]
     try:
-        with ThreadPoolExecutor(callers) as pool:
-            return list(pool.map(send, requests))
+        answers: list[Answer] = []
+        for start in range(0, len(requests), callers):
+            answers += send_wave(senders, requests[start : start + callers], held)
+        return answers
     finally:
-        for caller in opened:
-            caller.close()
+        for sender in senders:
+            sender.close()
+
+
+def send_wave(
+    senders: list[Caller], requests: list[tuple[str, Case]], held: Callable[[], AbstractContextManager[None]]
+) -> list[Answer]:
+    """One request from each sender. Where a connection used before dies, the request is sent anew by itself."""
+    wave = [
+        (sender, urllib.parse.urlsplit(url), case)
+        for sender, (url, case) in zip(senders, requests, strict=False)
+    ]
+    used_before = [base.netloc in sender.connections for sender, base, _ in wave]
+    with held():
+        for sender, base, case in wave:
+            with contextlib.suppress(*DEAD_CONNECTION):
+                sender.write(base.netloc, base.path + case.path, case)
+    return [
+        sender.finish(url, case, again=again)
+        for sender, (url, case), again in zip(senders, requests, used_before, strict=False)
+    ]
 
 
 # -- mlflow models serve ---------------------------------------------------------------------------------------------
@@ -185,7 +228,8 @@ class Subject(Protocol):
     """A server of many models. `deploy` is called once for each, and returns the URL below which it answers.
 
     `deploy_plain` does so for the same models, served without anything that shortens MLflow's own way. `merged` tells how
-    many requests to a URL went to a replica together with others, or None where nothing is ever merged.
+    many requests to a URL went to a replica together with others, or None where nothing is ever merged. While it is `held`,
+    the server takes in requests and works on none.
     """
 
     def deploy(self, name: str, model: Path) -> str: ...
@@ -193,6 +237,8 @@ class Subject(Protocol):
     def deploy_plain(self, name: str, model: Path) -> str: ...
 
     def merged(self, url: str) -> int | None: ...
+
+    def held(self) -> AbstractContextManager[None]: ...
 
     def close(self) -> None: ...
 
@@ -218,6 +264,17 @@ class Restaurant:
         requests, calls = merged_calls(url)
         return requests - calls
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        gateways = [psutil.Process(pid) for pid in records(Home(self.home), "gateway")]
+        for gateway in gateways:
+            gateway.suspend()
+        try:
+            yield
+        finally:
+            for gateway in gateways:
+                gateway.resume()
+
     def close(self) -> None:
         from mlflow_restaurant.control.client import ControlClient
 
@@ -238,6 +295,9 @@ class MLflowItself:
 
     def merged(self, url: str) -> None:
         return None
+
+    def held(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         self.running.close()

@@ -96,7 +96,7 @@ def assert_same_at_once(arena: Arena, addresses: dict[str, str], cases: list[Cas
 
 
 def assert_same(arena: Arena, addresses: dict[str, str], cases: list[Case]) -> None:
-    answers = send_at_once([(addresses[case.model], case) for case in cases])
+    answers = send_at_once([(addresses[case.model], case) for case in cases], held=arena.held)
     wrong = []
     for case, answer in zip(cases, answers, strict=True):
         comparison = arena.judge(case, answer, merged=True)
