@@ -39,11 +39,11 @@ MERGED = (
     "sklearn_mixed",
     "sklearn_mixed_optional",
     "sklearn_tensor",
-    "echo_one_column",
-    "echo_tensor",
-    "outputs",
 )
-"""Models whose signature lets requests be merged."""
+"""Models whose signature lets requests be merged, and who answer with one prediction for each row.
+
+Of others the server finds out at their first merged answer, and merges no more: also right, but nothing to wait for here.
+"""
 MIXED = 2000
 """The cases of all models that run mixed; each has run among those of its own model before."""
 
