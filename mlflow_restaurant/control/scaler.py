@@ -20,6 +20,11 @@ from mlflow_restaurant.process.memory import private_mb
 POLL_S = 0.5
 LOOK_AGAIN_S = 0.1
 """Time at least between two looks at what callers do."""
+KEEPS_PLACE_S = 10.0
+"""Time for which one that waits for memory keeps what becomes free from those that came later.
+
+Whoever can go to sleep does so in less; after it, what is there is better used by those that fit.
+"""
 WEIGH_S = 1.0
 USUAL_MB = 20.0
 """Private memory to reckon with for a replica at least."""
@@ -59,6 +64,8 @@ class Scaler:
         self.peak_mb: dict[str, float] = {}
         self.weighed = 0.0
         self.activities: dict[str, Activity] = {}
+        self.in_line: dict[str, float] = {}
+        """Who sleeps and waits for memory, and since when; first come, first served."""
         self.crowded = asyncio.Event()
 
     def replicas(self, name: str, config: DeploymentConfig) -> int:
@@ -73,6 +80,7 @@ class Scaler:
     def forget(self, name: str) -> None:
         """Let a deployment have as many replicas as it is configured to have."""
         self.scales.pop(name, None)
+        self.in_line.pop(name, None)
 
     def begin(self, adopted: Mapping[str, int]) -> None:
         """Let deployments that may sleep have only the replicas that run already."""
@@ -88,11 +96,23 @@ class Scaler:
         config = self.world.configs().get(name)
         if config is None or not self.is_asleep(name):
             return
-        if self._no_room_for(name, config):
+        now = time.monotonic()
+        if self._is_behind_others(name, now) or self._no_room_for(name, config):
+            self.in_line.setdefault(name, now)
             self.crowded.set()
             return
+        self.in_line.pop(name, None)
         self.memory_mb[name] = limits(config)[0] * self._expected_mb(name)  # until it is weighed
         self._set(name, limits(config)[0], "a request came")
+
+    def _is_behind_others(self, name: str, now: float) -> bool:
+        """Tell whether others wait for memory before it: else small ones would take it from a large one for ever."""
+        for other, since in self.in_line.items():
+            if other == name:
+                return False
+            if now - since < KEEPS_PLACE_S:
+                return True
+        return False
 
     async def run(self) -> None:
         """Look and adjust until cancelled."""
@@ -103,20 +123,33 @@ class Scaler:
             self.crowded.clear()
             configs = {n: c for n, c in self.world.configs().items() if self.max_total_mb or is_scaled(c)}
             if configs:
+                looked = time.monotonic()
                 self.activities = gathered(await self.activity())
+                self._serve_line(configs, looked)
                 for name, config in configs.items():
                     self._adjust(name, config)
                 await self._keep_within_memory()
 
+    def _serve_line(self, configs: Mapping[str, DeploymentConfig], looked: float) -> None:
+        """Wake those that callers wait for, in the order they came, and make room for those there is none for yet."""
+        wanted = [
+            n for n in configs if self.is_asleep(n) and n in self.activities and self.activities[n].waiting
+        ]
+        # One that came while the gateways were asked is not in their answer.
+        self.in_line = {n: since for n, since in self.in_line.items() if n in wanted or since >= looked}
+        for name in wanted:
+            self.in_line.setdefault(name, looked)
+        needed_mb = 0.0
+        for name in list(self.in_line):
+            self.wake(name)
+            if name in configs and self.is_asleep(name):
+                needed_mb += limits(configs[name])[0] * self._expected_mb(name)
+        if needed_mb:
+            self._make_room(needed_mb)
+
     def _adjust(self, name: str, config: DeploymentConfig) -> None:
         activity = self.activities.get(name)
-        if self.is_asleep(name):
-            if activity is not None and activity.waiting:
-                if needed_mb := self._no_room_for(name, config):
-                    self._make_room(needed_mb)
-                else:
-                    self.wake(name)
-        elif activity is not None and is_scaled(config):
+        if activity is not None and is_scaled(config) and not self.is_asleep(name):
             scale = self.scales.setdefault(name, Scale(config.replicas))
             if adjust(scale, config, activity, time.monotonic()):
                 self.world.scaled(name, scale)
@@ -141,14 +174,13 @@ class Scaler:
         self.memory_mb, self.weighed = {**starting, **total}, time.monotonic()
         self._make_room(0.0)
 
-    def _no_room_for(self, name: str, config: DeploymentConfig) -> float:
-        """Return the memory in MB that a deployment needs to wake, and that is not there; 0 where it is.
+    def _no_room_for(self, name: str, config: DeploymentConfig) -> bool:
+        """Tell whether the memory that a deployment needs to wake is not there.
 
         One that needs more than all may use wakes when all others sleep.
         """
         needed, used = limits(config)[0] * self._expected_mb(name), self._used_mb()
-        fits = not self.max_total_mb or not used or used <= self.max_total_mb - needed
-        return 0.0 if fits else needed
+        return bool(self.max_total_mb and used and used > self.max_total_mb - needed)
 
     def _used_mb(self) -> float:
         """Return the memory of all replicas, those included that start or are about to end."""

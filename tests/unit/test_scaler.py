@@ -111,3 +111,60 @@ def test_what_is_in_use_is_not_put_to_sleep() -> None:
         assert world.news == [("idle", 0)]
 
     asyncio.run(scenario())
+
+
+def large_and_small(activities: dict[str, dict[str, Any]]) -> tuple[World, Scaler]:
+    """Two sleepers: one that needs twice as much as the other, and came before it; and one that is in use all the time."""
+    world = World(["small", "large", "used"], activities)
+    scaler = Scaler(world, world.activity, max_total_memory_mb=3.5 * MB)
+    scaler.memory_mb = dict.fromkeys(["used", "other"], MB)
+    scaler.peak_mb = {"large": 2 * MB, "small": MB, "used": MB}
+    scaler.scales = {"small": Scale(0), "large": Scale(0)}
+    world.awake = {"used", "other"}
+    return world, scaler
+
+
+def test_a_small_one_does_not_take_what_a_large_one_waits_for() -> None:
+    world, scaler = large_and_small(
+        {"used": seen(busy=1), "large": seen(waiting=1), "small": seen(waiting=1)}
+    )
+
+    async def scenario() -> None:
+        scaler.wake("large")
+        scaler.wake("small")
+        assert world.news == []  # there is room for the small one, but not for both
+        world.awake.discard("other")
+        scaler.scales["other"] = Scale(0)
+        await after(world, scaler, 1)
+        assert world.news[0] == ("large", 1)
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_in_vain_keeps_nobody_from_waking_for_long() -> None:
+    world, scaler = large_and_small(
+        {"used": seen(busy=1), "large": seen(waiting=1), "small": seen(waiting=1)}
+    )
+
+    async def scenario() -> None:
+        scaler.wake("large")
+        scaler.in_line["large"] -= scaler_module.KEEPS_PLACE_S
+        scaler.wake("small")
+        assert world.news == [("small", 1)]
+
+    asyncio.run(scenario())
+
+
+def test_who_is_no_longer_waited_for_loses_its_place() -> None:
+    activities = {"used": seen(busy=1), "large": seen(waiting=1), "small": seen()}
+    world, scaler = large_and_small(activities)
+
+    async def scenario() -> None:
+        scaler.wake("large")
+        activities["large"] = seen()
+        await after(world, scaler, 1)
+        assert scaler.in_line == {}
+        scaler.wake("small")
+        assert world.news == [("small", 1)]
+
+    asyncio.run(scenario())
