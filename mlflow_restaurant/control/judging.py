@@ -77,18 +77,32 @@ class Scale:
         return sum(count for number, count in enumerate(side.buckets) if self.bound(number - 1) >= limit_s)
 
 
-def judge(old: Side, new: Side, agreement: Mapping[str, Any] | None, limits: Limits, scale: Scale) -> str:
-    """Return why the new revision must go back; empty while nothing speaks against it.
+def judge(old: Side, new: Side, agreement: Mapping[str, Any] | None, limits: Limits) -> str:
+    """Return why the new revision must go back at once; empty while nothing speaks against it.
 
     Args:
         agreement: ``rows`` compared and ``agreed``, of a revision in the shadow.
     """
     if new.requests < limits.min_requests:
         return ""
+    return _errors(old, new, limits) or (_agreement(agreement, limits) if agreement is not None else "")
+
+
+def judge_latency(old: Side, new: Side, limits: Limits, scale: Scale) -> str:
+    """Return in what the new revision is slower than it may be; empty where it is not.
+
+    Apart from the rest, because one stall of the machine slows all requests that are on their way: these are not
+    independent of each other, however many they are. Only slowness that lasts speaks against a revision.
+    """
+    before, after = scale.quantile(old, P95), scale.quantile(new, P95)
+    if before is None or after is None or min(old.requests, new.requests) < limits.min_requests:
+        return ""
+    limit_s = limits.max_latency_ratio * before
+    if after <= limit_s or at_least(scale.slower(new, limit_s), sum(new.buckets), 1 - P95) > CHANCE:
+        return ""
     return (
-        _errors(old, new, limits)
-        or _latency(old, new, limits, scale)
-        or (_agreement(agreement, limits) if agreement is not None else "")
+        f"its p95 is {after * 1000:.3g} ms, that of the revision before {before * 1000:.3g} ms"
+        f" (max_latency_ratio={limits.max_latency_ratio:g})"
     )
 
 
@@ -99,19 +113,6 @@ def _errors(old: Side, new: Side, limits: Limits) -> str:
     return (
         f"{new.error_rate:.1%} of its {new.requests:,} requests failed, and {old.error_rate:.1%} of the"
         f" {old.requests:,} of the revision before (max_error_rate_increase={limits.max_error_rate_increase:g})"
-    )
-
-
-def _latency(old: Side, new: Side, limits: Limits, scale: Scale) -> str:
-    before, after = scale.quantile(old, P95), scale.quantile(new, P95)
-    if before is None or after is None or old.requests < limits.min_requests:
-        return ""
-    limit_s = limits.max_latency_ratio * before
-    if after <= limit_s or at_least(scale.slower(new, limit_s), sum(new.buckets), 1 - P95) > CHANCE:
-        return ""
-    return (
-        f"its p95 is {after * 1000:.3g} ms, that of the revision before {before * 1000:.3g} ms"
-        f" (max_latency_ratio={limits.max_latency_ratio:g})"
     )
 
 

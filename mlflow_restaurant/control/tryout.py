@@ -1,6 +1,6 @@
 """A new revision on trial: it gets its shares of the requests, step by step, and is judged beside the one that serves.
 
-Each step lasts `bake_s`. What the gateways count of both sides is added up every second and judged; the first reason
+Each step lasts `bake_s`. What the gateways count of both sides is added up twice a second and judged; the first reason
 against the new revision ends the trial, and the controller lets the old one go on alone.
 """
 
@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from mlflow_restaurant.config import DeploymentConfig
-from mlflow_restaurant.control.judging import P95, Limits, Scale, Side, judge
+from mlflow_restaurant.control.judging import P95, Limits, Scale, Side, judge, judge_latency
 from mlflow_restaurant.entities import Revision
 from mlflow_restaurant.gateway.agreement import total
 from mlflow_restaurant.gateway.sides import BUCKETS, FIRST_S, GROWTH
 from mlflow_restaurant.sticky import OFF
 
 POLL_S = 0.5
+SLOW_FOR_S = 5.0
+"""So long a new revision must have been too slow, look after look, before it goes back for that; a step that would end
+meanwhile waits for it. A stall of the machine is over by then, and later requests outweigh those that it slowed."""
 SCALE = Scale(FIRST_S, GROWTH)
 
 Counted = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -50,6 +53,7 @@ class Tryout:
         self.since = time.monotonic()
         self.passed = False
         self.verdict = ""
+        self.slow_since: float | None = None
         self.report: dict[str, Any] = {}
         self.said = ""
         self.task: asyncio.Task[None] | None = None
@@ -78,11 +82,11 @@ class Tryout:
     async def _run(self) -> None:
         while True:
             left = self.since + self.revision.config.bake_s - time.monotonic()
-            await asyncio.sleep(max(0.0, min(POLL_S, left)))
+            await asyncio.sleep(left if 0 < left < POLL_S else POLL_S)
             await self._look()
             if self.verdict:
                 break
-            if time.monotonic() - self.since >= self.revision.config.bake_s:
+            if self.slow_since is None and time.monotonic() - self.since >= self.revision.config.bake_s:
                 if self.step == len(self.shares):
                     self.passed = True
                     break
@@ -91,6 +95,7 @@ class Tryout:
 
     def _next(self) -> None:
         self.step += 1
+        self.slow_since = None
         self.since = time.monotonic()
         self.note(self._where())
         self._say(self._where())
@@ -112,8 +117,18 @@ class Tryout:
             "new": described(new),
             **({"agreement": agreement} if agreement is not None else {}),
         }
-        self.verdict = judge(old, new, agreement, limits(self.revision.config), SCALE)
+        may = limits(self.revision.config)
+        self.verdict = judge(old, new, agreement, may) or self._lasting(judge_latency(old, new, may, SCALE))
         self._say(f"{self._where()}: {told(self.report)}")
+
+    def _lasting(self, slowness: str) -> str:
+        """Return what was found too slow once it has been so for `SLOW_FOR_S`."""
+        now = time.monotonic()
+        if not slowness:
+            self.slow_since = None
+        elif self.slow_since is None:
+            self.slow_since = now
+        return slowness if self.slow_since is not None and now - self.slow_since >= SLOW_FOR_S else ""
 
     def _say(self, text: str) -> None:
         self.said = text

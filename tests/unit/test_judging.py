@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_restaurant.control.judging import CHANCE, Limits, Scale, Side, at_least, judge
+from mlflow_restaurant.control.judging import CHANCE, Limits, Scale, Side, at_least, judge, judge_latency
 from mlflow_restaurant.gateway.sides import BUCKETS, FIRST_S, GROWTH, bucket_of
 
 SCALE = Scale(FIRST_S, GROWTH)
@@ -25,7 +25,7 @@ def side(requests: int, errors: int = 0, latencies_s: Any = None) -> Side:
 
 def verdict(old: Side, new: Side, agreement: Any = None, **changes: Any) -> str:
     limits = Limits(**{**vars(LIMITS), **changes})
-    return judge(old, new, agreement, limits, SCALE)
+    return judge(old, new, agreement, limits) or judge_latency(old, new, limits, SCALE)
 
 
 class TestErrors:
