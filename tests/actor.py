@@ -23,6 +23,7 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             sys.exit(9)
         if at_load == "hang":
             time.sleep(3600)
+        time.sleep(self.settings.get("load_s", 0))
         self.calls = itertools.count(1)
         unless = self.settings.get("end_if_there")
         if unless and Path(unless).exists():

@@ -143,6 +143,7 @@ def save_actor(path: Path, requirements: list[str], example: str = "x") -> Path:
             "at_load": "",
             "end_if_there": "",
             "fail_every": 1 << 62,
+            "load_s": 0,
             "takes_s": 0,
         },
         pip_requirements=requirements,

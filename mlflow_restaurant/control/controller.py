@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Collection
 from functools import partial
 
 from mlflow_restaurant.config import DeploymentConfig, ServerSettings
@@ -27,7 +28,7 @@ from mlflow_restaurant.control.replicas import Replica
 from mlflow_restaurant.control.reports import TrialReports
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.scaler import Scaler
-from mlflow_restaurant.control.scaling import Scale
+from mlflow_restaurant.control.scaling import Scale, within_limits
 from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.control.world import World
 from mlflow_restaurant.entities import (
@@ -85,7 +86,9 @@ class Controller:
         await self._adopt_replicas()
         self.scaler.begin(Counter(r.revision.deployment for r in self.replicas.values()))
         for name, number in self.world.interrupted().items():
-            self.rollouts[name] = self._rollout(self.world.revisions[name][number])
+            revision = self.world.revisions[name][number]
+            self.rollouts[name] = self._rollout(revision)
+            self.rollouts[name].stopped = revision.stopped
 
     async def run(self) -> None:
         """Plan and act until `stop`."""
@@ -130,7 +133,12 @@ class Controller:
         self.ended = True
         self.wake.set()
         for rollout in self.rollouts.values():
-            rollout.finish(Cancelled("The server is going down."))
+            rollout.finish(
+                Cancelled(
+                    f"The server is going down; it goes on with revision {rollout.target} at the next 'up'."
+                )
+            )
+        self.outcomes.stop()
         await self.gateways.stop()
         await self.reports.stop()
         await asyncio.gather(*(replica.stop() for replica in self.replicas.values()), return_exceptions=True)
@@ -244,17 +252,30 @@ class Controller:
         """Return the rollout of a revision, which is tried first or takes the other's place bit by bit."""
         beside = self.world.deployments[revision.deployment].serving is not None
         tried = beside and not revision.at_once and bool(revision.config.shares())
-        return Rollout(revision.number, progress, done, tried=tried, gradual=beside and not tried)
+        scale = self.scaler.scales.get(revision.deployment)
+        replicas = within_limits(scale.replicas, revision.config) if scale is not None else 0
+        return Rollout(
+            revision.number,
+            replicas or revision.config.replicas,
+            progress,
+            done,
+            tried=tried,
+            gradual=beside and not tried,
+        )
 
     # -- what the scaler needs
 
     def configs(self) -> dict[str, DeploymentConfig]:
-        """Return the settings of the deployments that serve and are not being changed."""
+        """Return the settings of the deployments that serve."""
         return {
             name: self.world.revisions[name][deployment.serving].config
             for name, deployment in self.world.deployments.items()
-            if deployment.serving is not None and name not in self.rollouts
+            if deployment.serving is not None
         }
+
+    def changing(self) -> Collection[str]:
+        """Return the deployments that a rollout is under way for."""
+        return self.rollouts.keys()
 
     def processes(self) -> list[Replica]:
         """Return the replicas that run, start, or are about to end."""
@@ -273,7 +294,9 @@ class Controller:
         self.store.delete_deployment(name)
         self.world.forget(name)
         self.scaler.forget(name)
-        self.rollouts.pop(name, None)
+        rollout = self.rollouts.pop(name, None)
+        if rollout is not None:
+            rollout.finish(Cancelled(f"Deployment '{name}' was deleted."))
         self.wake.set()
 
     async def roll_out(
@@ -298,7 +321,7 @@ class Controller:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rollout = self._rollout(revision, progress, done)
         self.rollouts[deployment.name] = rollout
-        count = revision.config.replicas
+        count = rollout.replicas
         progress(f"starting {count} replica{'s' if count > 1 else ''} of revision {revision.number}")
         self.wake.set()
         try:

@@ -30,6 +30,7 @@ class Rollout:
 
     Attributes:
         target: number of the revision.
+        replicas: how many it begins with.
         progress: told how it goes.
         done: resolved at the end, where somebody waits for it.
         tried: whether the revision is tried before it serves.
@@ -38,9 +39,11 @@ class Rollout:
         undone: why that goes backwards; empty while it does not.
         stopped: why it must not go on; empty while nothing speaks against it.
         ended: set at the end.
+        error: why the revision does not serve then; None if it does.
     """
 
     target: int
+    replicas: int
     progress: Progress = lambda _: None
     done: asyncio.Future[None] | None = None
     tried: bool = False
@@ -49,6 +52,7 @@ class Rollout:
     undone: str = ""
     stopped: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    error: RestaurantError | None = None
 
     def trial(self) -> Trial | None:
         """Return how far its trial has come; None when there is none, or no more."""
@@ -81,6 +85,7 @@ class Rollout:
         """End it; whoever waits for it is told."""
         if self.tryout is not None:
             self.tryout.stop()
+        self.error = error
         self.ended.set()
         if self.done is None or self.done.done():
             return

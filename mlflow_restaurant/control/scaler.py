@@ -9,12 +9,20 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from mlflow_restaurant.config import DeploymentConfig
 from mlflow_restaurant.control.replicas import Replica
-from mlflow_restaurant.control.scaling import Activity, Scale, adjust, is_scaled, limits, sleepers
+from mlflow_restaurant.control.scaling import (
+    Activity,
+    Scale,
+    adjust,
+    is_scaled,
+    limits,
+    sleepers,
+    within_limits,
+)
 from mlflow_restaurant.process.memory import private_mb
 
 POLL_S = 0.5
@@ -34,7 +42,10 @@ class Scaled(Protocol):
     """What the scaler needs to know and to do."""
 
     def configs(self) -> Mapping[str, DeploymentConfig]:
-        """Return the settings of the deployments that serve and are not being changed."""
+        """Return the settings of the deployments that serve."""
+
+    def changing(self) -> Collection[str]:
+        """Return the deployments that a rollout is under way for: they may wake, and nothing else."""
 
     def processes(self) -> Sequence[Replica]:
         """Return the replicas that run, start, or are about to end."""
@@ -82,11 +93,18 @@ class Scaler:
         self.scales.pop(name, None)
         self.in_line.pop(name, None)
 
+    def carry_over(self, name: str, config: DeploymentConfig, replicas: int) -> None:
+        """Let the revision that serves now go on with so many replicas."""
+        self.forget(name)
+        if replicas != config.replicas:
+            self.scales[name] = Scale(replicas, "as many as the revision before had")
+
     def begin(self, adopted: Mapping[str, int]) -> None:
-        """Let deployments that may sleep have only the replicas that run already."""
+        """Let deployments go on with as many replicas as an earlier controller left, and others that may sleep do so."""
         for name, config in self.world.configs().items():
-            if config.idle_timeout_s:
-                self.scales[name] = Scale(adopted.get(name, 0), "as it was when the server started")
+            if is_scaled(config) and (config.idle_timeout_s or adopted.get(name)):
+                replicas = within_limits(adopted.get(name, 0), config)
+                self.scales[name] = Scale(replicas, "as it was when the server started")
 
     def wake(self, name: str) -> None:
         """Start replicas of a deployment that sleeps: a request came.
@@ -126,8 +144,10 @@ class Scaler:
                 looked = time.monotonic()
                 self.activities = gathered(await self.activity())
                 self._serve_line(configs, looked)
+                changing = self.world.changing()
                 for name, config in configs.items():
-                    self._adjust(name, config)
+                    if name not in changing:
+                        self._adjust(name, config)
                 await self._keep_within_memory()
 
     def _serve_line(self, configs: Mapping[str, DeploymentConfig], looked: float) -> None:
@@ -191,8 +211,8 @@ class Scaler:
     def _make_room(self, needed_mb: float) -> None:
         """Put deployments to sleep until so much more will fit."""
         awake = {name: mb for name, mb in self.memory_mb.items() if not self.is_asleep(name)}
-        configs = self.world.configs()
-        idle = {name: found for name, found in self.activities.items() if name in awake and name in configs}
+        may_sleep = self.world.configs().keys() - self.world.changing()
+        idle = {name: found for name, found in self.activities.items() if name in awake and name in may_sleep}
         used = sum(awake.values())
         for name in sleepers(idle, awake, used + needed_mb - self.max_total_mb):
             limit = f"max_total_memory_mb={self.max_total_mb:g}"

@@ -65,6 +65,12 @@ def limits(config: DeploymentConfig) -> tuple[int, int]:
     return config.min_replicas or config.replicas, config.max_replicas or config.replicas
 
 
+def within_limits(replicas: int, config: DeploymentConfig) -> int:
+    """Return the number of replicas that a deployment which has `replicas` may have; one that sleeps goes on sleeping."""
+    low, high = limits(config)
+    return min(max(replicas, low), high) if replicas else 0
+
+
 def is_scaled(config: DeploymentConfig) -> bool:
     """Tell whether the number of replicas may change by itself."""
     low, high = limits(config)

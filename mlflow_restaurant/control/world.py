@@ -89,6 +89,7 @@ class World:
             replicas[serving] = scale
         if rollout is None:
             return Wanted(name, serving, None, replicas)
+        replicas[rollout.target] = rollout.replicas
         return Wanted(
             name,
             serving,

@@ -84,6 +84,25 @@ def test_what_sleeps_stays_asleep_over_a_restart_and_is_updated_in_its_sleep(
     assert do(url, "name").predictions == ["second"]
 
 
+@pytest.mark.parametrize("strategy", ["rolling", "canary"])
+def test_what_sleeps_wakes_for_callers_also_while_it_is_updated(
+    client: RestaurantDeploymentClient, actor: Path, strategy: str
+) -> None:
+    url = client.create_deployment("a", str(actor), config={"idle_timeout_s": "1"})["url"]
+    eventually(lambda: is_asleep(client), "it sleeps")
+    second = {"model_config": '{"name": "second", "load_s": 6}', "timeout_s": "4"}
+    config = {**second, "strategy": strategy, "canary_steps": "50", "bake_s": "3", "idle_timeout_s": "0"}
+    with ThreadPoolExecutor(1) as pool:
+        update = pool.submit(client.update_deployment, "a", config=config)
+        eventually(lambda: client.get_deployment("a")["rollout"], "it is updated")
+        with Load(url, callers=2, action="name").running() as load:
+            update.result()
+            load.wait_for(20)
+    assert not load.failures()
+    assert load.seen["1"]
+    assert load.seen["2"]
+
+
 def test_who_waits_for_a_sleeper_is_answered_when_the_controller_is_back(
     client: RestaurantDeploymentClient, actor: Path
 ) -> None:

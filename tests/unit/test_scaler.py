@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -26,9 +26,13 @@ class World:
         self.awake = set(names)
         self.news: list[tuple[str, int]] = []
         self.looks = 0
+        self.updated: set[str] = set()
 
     def configs(self) -> Mapping[str, DeploymentConfig]:
         return {name: DeploymentConfig.from_options({}) for name in self.names}
+
+    def changing(self) -> Collection[str]:
+        return self.updated
 
     def processes(self) -> list[Any]:
         return [SimpleNamespace(revision=SimpleNamespace(deployment=name), pid=1) for name in self.awake]
@@ -168,3 +172,42 @@ def test_who_is_no_longer_waited_for_loses_its_place() -> None:
         assert world.news == [("small", 1)]
 
     asyncio.run(scenario())
+
+
+def test_what_is_updated_may_wake_but_never_sleeps() -> None:
+    activities = {"updated": seen(idle_s=90.0), "other": seen(idle_s=5.0)}
+    world = World(["updated", "other"], activities)
+    world.updated = {"updated"}
+
+    async def scenario() -> None:
+        scaler = Scaler(world, world.activity, max_total_memory_mb=1.5 * MB)
+        await after(world, scaler, 2)
+        assert world.news == [("other", 0)]
+        world.awake.clear()
+        scaler.scales["updated"] = Scale(0)
+        scaler.wake("updated")
+        assert world.news[1:] == [("updated", 1)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("config", "adopted", "expected"),
+    [
+        ({"idle_timeout_s": 9, "replicas": 3}, 0, 0),
+        ({"idle_timeout_s": 9, "replicas": 3}, 1, 3),
+        ({"max_replicas": 4}, 4, 4),
+        ({"max_replicas": 4}, 0, 1),
+        ({"replicas": 3, "min_replicas": 2}, 1, 2),
+        ({"replicas": 2}, 1, 2),
+    ],
+)
+def test_what_an_earlier_controller_left_is_gone_on_with(
+    config: dict[str, Any], adopted: int, expected: int
+) -> None:
+    found = DeploymentConfig.from_options(config)
+    world = World(["a"], {})
+    with mock.patch.object(world, "configs", return_value={"a": found}):
+        scaler = Scaler(world, world.activity, max_total_memory_mb=0)
+        scaler.begin({"a": adopted} if adopted else {})
+    assert scaler.replicas("a", found) == expected
