@@ -88,6 +88,7 @@ class Revision(Record):
         trial: how it fared beside the revision before, where it was tried.
         golden: what it answered to its model's input example when it came into service; None if that is not repeatable.
         at_once: whether it serves without the trial that its strategy asks for.
+        stopped: why it was given up, from the moment that it was; empty while nothing speaks against it.
         joins: the endpoint that the deployment joins when it serves.
     """
 
@@ -108,6 +109,7 @@ class Revision(Record):
     trial: dict[str, Any] | None = None
     golden: str | None = None
     at_once: bool = False
+    stopped: str = ""
     joins: str | None = None
 
 

@@ -66,4 +66,7 @@ def _end_rollout(client: ControlClient, name: str, doing: str, end: Callable[...
     client.ensure_running()
     with progress_line(f"{doing} the rollout of {name}") as progress:
         deployment = end(name, progress)
-    click.echo(f"Deployment {name} serves revision {deployment['revision']}.")
+    if deployment:
+        click.echo(f"Deployment {name} serves revision {deployment['revision']}.")
+    else:
+        click.echo(f"Deployment {name} was given up; nothing is left of it.")

@@ -5,7 +5,13 @@ Help texts and documentation are generated from these classes.
 
 from mlflow_restaurant.config.change import ChangeOptions
 from mlflow_restaurant.config.checks import config_table
-from mlflow_restaurant.config.deployment import MAX_REPLICAS, MAX_THREADS, DeploymentConfig, parse_options
+from mlflow_restaurant.config.deployment import (
+    MAX_REPLICAS,
+    MAX_THREADS,
+    DeploymentConfig,
+    parse_change,
+    parse_options,
+)
 from mlflow_restaurant.config.endpoint import ENDPOINT_TABLE
 from mlflow_restaurant.config.server import CONFIG_FILE, ENV_PREFIX, HOME_VARIABLE, ServerSettings
 
@@ -20,5 +26,6 @@ __all__ = [
     "DeploymentConfig",
     "ServerSettings",
     "config_table",
+    "parse_change",
     "parse_options",
 ]

@@ -263,10 +263,18 @@ def parse_options(
     Raises:
         InvalidRequest: an unknown key, a value of the wrong type or out of bounds.
     """
+    settings = {key: value for key, value in options.items() if key not in ChangeOptions.model_fields}
+    return DeploymentConfig.from_options(settings, base), parse_change(options)
+
+
+def parse_change(options: Mapping[str, Any]) -> ChangeOptions:
+    """Return the options of the change alone; settings beside them are not looked at.
+
+    Raises:
+        InvalidRequest: a value has the wrong type or is out of bounds.
+    """
     change = {key: value for key, value in options.items() if key in ChangeOptions.model_fields}
-    settings = {key: value for key, value in options.items() if key not in change}
-    config = DeploymentConfig.from_options(settings, base)
-    return config, validate(ChangeOptions, change, "Config key")
+    return validate(ChangeOptions, change, "Config key")
 
 
 def _env_name(key: str) -> str:

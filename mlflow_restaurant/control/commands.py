@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, parse_options
+from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, parse_change, parse_options
 from mlflow_restaurant.control.controller import Controller
 from mlflow_restaurant.control.endpoints import EndpointCommands
 from mlflow_restaurant.control.jobs import Progress, clean_cache
@@ -54,6 +54,7 @@ class Commands:
         endpoint = endpoint_name(request)
         config, change = parse_options(request.get("config") or {})
         change.refuse_rollback(f"Deployment '{name}' is new, so there is nothing to roll back to")
+        self._refuse_while_deleted(name)
         if name in self.controller.world.deployments or name in self.operations:
             raise AlreadyExists(
                 f"Deployment '{name}' exists already; update or delete it, or choose another name."
@@ -70,12 +71,16 @@ class Commands:
     async def update(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
         """Bring a new revision of a deployment into service; every setting not named stays as it is."""
         options = request.get("config") or {}
-        self.views.deployment(name, None)
-        _, change = parse_options(options)
+        self._refuse_while_deleted(name)
+        deployment = self.views.deployment(name, None)
+        change = parse_change(options)
         if change.rollback:
             refuse_beside_rollback(request, options)
             return await self._roll_back(name, change, request, progress)
         change.refuse_revision()
+        parse_options(
+            options, self._current(deployment).config
+        )  # what is wrong is told before anything is waited for
         await self._turn(name, change, progress)
         deployment = self.views.deployment(name, None)
         endpoint = endpoint_name(request)
@@ -83,8 +88,7 @@ class Commands:
             raise Conflict(
                 f"Deployment '{name}' belongs to endpoint '{deployment.endpoint}', not '{endpoint}'."
             )
-        revisions = self.controller.world.revisions[name]
-        current = revisions[deployment.serving or max(revisions)]
+        current = self._current(deployment)
         config, _ = parse_options(options, current.config)
         if request.get("flavor") and not request.get("model_uri"):
             raise InvalidRequest(
@@ -117,7 +121,7 @@ class Commands:
                 ``actor``.
         """
         given = {key: request[key] for key in ("revision", "reason", "wait") if request.get(key) is not None}
-        _, change = parse_options({"rollback": True, **given})
+        change = parse_change({"rollback": True, **given})
         return await self._roll_back(name, change, request, progress)
 
     async def _roll_back(
@@ -162,22 +166,36 @@ class Commands:
             self.controller.store.save(revision=revision.model_copy(update={"at_once": True}))
         self.controller.wake.set()
         await rollout.ended.wait()
+        if rollout.error is not None:
+            raise rollout.error
         return self.views.get(name)
 
     async def abort(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
-        """Give up the revision that is being rolled out; the one before goes on alone."""
+        """Give up the revision that is being rolled out; the one before goes on alone.
+
+        Returns:
+            The deployment; empty if the revision was its first, so that nothing is left of it.
+        """
         rollout = self._rollout(name)
         progress(f"giving up revision {rollout.target}")
         self._note("abort", f"revision {rollout.target} is given up", name, rollout.target, actor)
         rollout.stopped = "it was aborted"
         self.controller.wake.set()
         await rollout.ended.wait()
+        if rollout.error is None:
+            raise Conflict(
+                f"Revision {rollout.target} of deployment '{name}' serves already; roll back instead."
+            )
+        if name not in self.controller.world.deployments:
+            return {}
+        self.controller.outcomes.check_recorded(name)
         return self.views.get(name)
 
     def _note(self, kind: str, message: str, name: str, revision: int | None, actor: str) -> None:
         self.controller.events.note(kind, message, deployment=name, revision=revision, actor=actor)
 
     def _rollout(self, name: str) -> Rollout:
+        self._refuse_while_deleted(name)
         self.views.deployment(name, None)
         rollout = self.controller.rollouts.get(name)
         if rollout is None:
@@ -204,14 +222,25 @@ class Commands:
             try:
                 deployment = controller.world.deployments.get(name)
                 if deployment is not None:
+                    self.views.keep(name)
                     self.endpoints.leave(deployment)
                     controller.forget(name)
                     self._note("deleted", f"deployment {name} was deleted", name, None, actor)
                 await controller.replicas_gone(name)
             finally:
                 self.deleting.discard(name)
+                self.views.drop(name)
 
     # -- parts
+
+    def _refuse_while_deleted(self, name: str) -> None:
+        if name in self.deleting:
+            raise Conflict(f"Deployment '{name}' is being deleted; wait until that is done.")
+
+    def _current(self, deployment: Deployment) -> Revision:
+        """Return the revision that serves, or the newest where none does."""
+        revisions = self.controller.world.revisions[deployment.name]
+        return revisions[deployment.serving or max(revisions)]
 
     def _earlier(self, deployment: Deployment, number: int | None) -> Revision:
         """Return the revision to go back to."""
@@ -222,7 +251,9 @@ class Commands:
                 r for r in revisions.values() if r.state is RevisionState.SUPERSEDED and r.number in kept
             ]
             if not served:
-                raise Conflict(f"Deployment '{name}' has no earlier revision that served.")
+                raise Conflict(
+                    f"Deployment '{name}' has no earlier revision that served and whose model is kept (keep_revisions)."
+                )
             return max(served, key=lambda r: r.number)
         if number not in revisions:
             raise DoesNotExist(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ from mlflow_restaurant.states import REVISION_TRANSITIONS, DeploymentState, Revi
 if TYPE_CHECKING:
     from mlflow_restaurant.control.controller import Controller
 
+RECORD_AGAIN_S = 3.0
+"""Time between two attempts to write down what could not be written."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -30,6 +35,8 @@ class Outcomes:
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self._world = controller.world
+        self._recording: dict[str, asyncio.Task[None]] = {}
+        """By deployment: what writes down that a revision failed, until the database can be written again."""
 
     def try_out(self, action: Try) -> None:
         """Begin the trial of a revision whose replicas all run."""
@@ -70,6 +77,7 @@ class Outcomes:
             await self._fail(Fail(name, action.revision, e.message))
             return
         self._take_over(deployment, revision, old.serving, endpoint)
+        controller.scaler.carry_over(name, revision.config, rollout.replicas)
         fault_point("promotion: before the gateways know")
         await controller.publish()
         rollout.finish(None)
@@ -91,7 +99,6 @@ class Outcomes:
         """Know what was written: a revision serves, and the one before does not."""
         controller, name = self.controller, deployment.name
         self._world.remember(deployment, revision)
-        controller.scaler.forget(name)
         if endpoint is not None:
             self._world.endpoints[endpoint.name] = endpoint
             controller.events.note("endpoint", endpoint_text(endpoint), endpoint=endpoint.name)
@@ -132,11 +139,22 @@ class Outcomes:
         rollout = self.controller.rollouts[action.deployment]
         if rollout.gradual and not rollout.undone:
             rollout.undone = action.reason
+            self._write_down(action)
             fault_point("rollout: going back")
             rollout.progress(f"going back: {action.reason}")
             self.controller.wake.set()
         else:
             await self._fail(Fail(action.deployment, action.revision, rollout.undone or action.reason))
+
+    def _write_down(self, action: Fail) -> None:
+        """Record that a revision is given up before anything goes back: a later controller must not let it serve."""
+        name, world = action.deployment, self._world
+        given_up = world.revisions[name][action.revision].model_copy(update={"stopped": action.reason})
+        world.remember(world.deployments[name], given_up)
+        try:
+            self.controller.store.save(revision=given_up)
+        except HomeError as e:  # it holds as long as this controller lives
+            _logger.error("that a rollout goes back could not be recorded: %s", e)
 
     async def _fail(self, action: Fail) -> None:
         """Give a rollout up. A deployment that never served, and whose creator hears of it, is forgotten."""
@@ -158,8 +176,40 @@ class Outcomes:
             _logger.error("a failed rollout could not be recorded: %s", e)
             if deployment.serving is None:
                 self._world.forget(name)
+            if (earlier := self._recording.pop(name, None)) is not None:
+                earlier.cancel()
+            self._recording[name] = asyncio.ensure_future(self._record_when_possible(name, action.revision))
         finally:
             rollout.finish(error)
+
+    async def _record_when_possible(self, name: str, number: int) -> None:
+        """Write down how a rollout ended: else a later controller would go on with it."""
+        while True:
+            await asyncio.sleep(RECORD_AGAIN_S)
+            deployment, store = self._world.deployments.get(name), self.controller.store
+            with contextlib.suppress(HomeError):
+                if deployment is None:
+                    store.delete_deployment(name)
+                else:
+                    store.save(deployment=deployment, revision=self._world.revisions[name].get(number))
+                self._recording.pop(name, None)
+                return
+
+    def check_recorded(self, name: str) -> None:
+        """Raise an error while the database does not say yet that a revision was given up.
+
+        Raises:
+            HomeError: it can't be written.
+        """
+        if name in self._recording:
+            raise HomeError(
+                f"The revision was given up and deployment '{name}' goes on without it, but that can't be written down"
+                f" yet: see {self.controller.home.server_log}. It is tried again until it can."
+            )
+
+    def stop(self) -> None:
+        for task in self._recording.values():
+            task.cancel()
 
     def _record_failure(self, deployment: Deployment, action: Fail, rollout: Rollout) -> None:
         name = deployment.name

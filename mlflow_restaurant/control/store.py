@@ -25,7 +25,8 @@ from mlflow_restaurant.process.faults import fault_point
 from mlflow_restaurant.states import RevisionState
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_TIMEOUT_S = 10
+BUSY_TIMEOUT_S = 2
+"""Time to wait for another program that has the database locked; the controller stands still meanwhile."""
 MOMENTS = ("created_at", "updated_at", "served_at", "ended_at")
 
 

@@ -39,6 +39,7 @@ revisions = sa.Table(
     sa.Column("golden", sa.Text),
     sa.Column("at_once", sa.Boolean, nullable=False, default=False),
     sa.Column("joins", sa.Text),
+    sa.Column("stopped", sa.Text, nullable=False, server_default=""),
 )
 
 endpoints = sa.Table(

@@ -21,6 +21,8 @@ class Views:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
+        self.deleted: dict[str, dict[str, Any]] = {}
+        """What was told last of deployments whose replicas finish what they have."""
 
     # -- records
 
@@ -44,12 +46,13 @@ class Views:
 
     def get(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """Describe a deployment."""
+        if name in self.deleted and name not in self.controller.world.deployments:
+            return {**self.deleted[name], "replicas": self._replicas(name)}
         deployment = self.deployment(name, endpoint)
         controller = self.controller
         revisions = controller.world.revisions[name]
         revision = revisions[deployment.serving or max(revisions)]
         state, message = self._state(deployment)
-        replicas = [r for r in controller.replicas.values() if r.revision.deployment == name]
         return {
             "name": name,
             "flavor": revision.artifact.flavor,
@@ -60,7 +63,7 @@ class Views:
             "revision": revision.number,
             "state": state.value,
             "message": message,
-            "replicas": [r.public() for r in sorted(replicas, key=lambda r: (r.revision.number, r.index))],
+            "replicas": self._replicas(name),
             "url": f"{self.url()}/deployments/{name}",
             "config": revision.config.to_dict(),
             "env_manager": {"chosen": revision.artifact.env_manager, "reason": revision.artifact.env_reason},
@@ -75,7 +78,18 @@ class Views:
         if endpoint is not None:
             self.endpoint(endpoint)
         deployments = self.controller.world.deployments.values()
-        return [self.get(d.name) for d in deployments if endpoint in (None, d.endpoint)]
+        names = [d.name for d in deployments if endpoint in (None, d.endpoint)]
+        going = [name for name in self.deleted if name not in self.controller.world.deployments]
+        return [self.get(name) for name in (*names, *(going if endpoint is None else ()))]
+
+    def keep(self, name: str) -> None:
+        """Go on to describe a deployment that is deleted now, until `drop`."""
+        state, message = DeploymentState.DELETING.value, "its replicas finish what they have"
+        self.deleted[name] = {**self.get(name), "state": state, "message": message, "rollout": None}
+
+    def drop(self, name: str) -> None:
+        """Describe a deleted deployment no more."""
+        self.deleted.pop(name, None)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Describe the revisions of a deployment, the newest first."""
@@ -176,6 +190,10 @@ class Views:
 
     # -- parts
 
+    def _replicas(self, name: str) -> list[dict[str, Any]]:
+        mine = [r for r in self.controller.replicas.values() if r.revision.deployment == name]
+        return [r.public() for r in sorted(mine, key=lambda r: (r.revision.number, r.index))]
+
     def _rollout(self, name: str) -> dict[str, Any] | None:
         """Describe the rollout under way."""
         rollout = self.controller.rollouts.get(name)
@@ -190,6 +208,8 @@ class Views:
         if wanted.serving is None and wanted.target is None:
             return deployment.state, deployment.message
         rollout = self.controller.rollouts.get(deployment.name)
+        if rollout is not None and rollout.undone:
+            return DeploymentState.UPDATING, f"going back to revision {deployment.serving}: {rollout.undone}"
         if rollout is not None and rollout.tryout is not None and rollout.tryout.said:
             return DeploymentState.UPDATING, rollout.tryout.said
         state, message = deployment_state(wanted, [r.seen() for r in self.controller.replicas.values()])

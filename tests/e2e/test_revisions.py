@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,7 @@ from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 
 from ..conftest import save_actor
-from ..support import Load, do, eventually
+from ..support import Load, do, eventually, records
 
 
 def named(name: str, **more: str) -> dict[str, str]:
@@ -232,6 +234,9 @@ def test_a_restarted_replica_that_answers_otherwise_is_told_of(home: Home, tmp_p
     assert client.get_deployment("a")["state"] == "UNHEALTHY"
     assert do(url, "name").predictions == ["other"]  # it goes on
 
+    os.kill(records(home, "controller")[0], signal.SIGKILL)
+    ControlClient(home).ensure_running()
+    eventually(lambda: "golden" in client.get_deployment("a")["message"], "one taken over is told of")
     ControlClient(home).down()
     ControlClient(home).ensure_running()
     eventually(lambda: "golden" in client.get_deployment("a")["message"], "a restored one is told of too")
