@@ -135,6 +135,21 @@ def on_trial(server: Server) -> None:
     eventually(lambda: (server.client.get_deployment(NAME)["rollout"] or {}).get("step"), "it is tried again")
 
 
+def abort_half_way(server: Server) -> None:
+    """Give a rolling update up when a replica of the new revision has taken the place of an old one."""
+    with ThreadPoolExecutor(1) as pool:
+        update = pool.submit(server.update, model_config='{"load_s": 0.5}')
+        while not update.done() and not _is_half_way(server):
+            time.sleep(PAUSE_S)
+        server.control.abort(NAME, lambda _: None)
+        update.result()
+
+
+def _is_half_way(server: Server) -> bool:
+    found = server.client.get_deployment(NAME)
+    return any(r["state"] == "RUNNING" and r["revision"] > found["revision"] for r in found["replicas"])
+
+
 def endpoint_life(server: Server) -> None:
     split = {"traffic": f"{BESIDE}=50,{NAME}=50"}
     server.client.create_endpoint(ENDPOINT, split)
@@ -156,6 +171,8 @@ KINDS = (
     Kind("shadow", two, lambda s: s.update(strategy="shadow", **QUICK)),
     Kind("promote", on_trial, lambda s: s.control.promote(NAME, lambda _: None)),
     Kind("abort", on_trial, lambda s: s.control.abort(NAME, lambda _: None)),
+    Kind("abort of a rolling update", two, abort_half_way),
+    Kind("canary over one that sleeps", asleep, lambda s: s.update(strategy="canary", **QUICK)),
     Kind("rollback", updated, lambda s: s.control.rollback(NAME, None, lambda _: None)),
     Kind("more replicas", lambda s: s.create(), lambda s: s.update(replicas="3")),
     Kind("sleep", lambda s: s.create(), fall_asleep),

@@ -115,7 +115,7 @@ def test_a_rollout_that_was_taken_over_ends_with_its_deployment(
     with updating(client, settings({}, wait="true")) as waiting:
         eventually(lambda: not waiting.done(), "it waits")
         client.delete_deployment("a")
-        with pytest.raises(MlflowException, match="no deployment 'a'|is being deleted"):
+        with pytest.raises(MlflowException, match=r"no deployment 'a'|is being deleted"):
             waiting.result(60)
     kinds = [event["kind"] for event in control.events("a")]
     assert kinds[-1] == "deleted"

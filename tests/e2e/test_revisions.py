@@ -250,3 +250,36 @@ def test_an_answer_that_is_not_repeatable_is_not_golden(
     model = save_actor(tmp_path / "model", ["mlflow"], example="random")
     assert client.create_deployment("a", str(model))["state"] == "HEALTHY"
     assert not ControlClient(client.home).history("a")[0]["golden"]
+
+
+def test_what_is_being_deleted_says_so(client: RestaurantDeploymentClient, actor: Path) -> None:
+    url = client.create_deployment("a", str(actor))["url"]
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(do, url, "sleep:6")
+        eventually(lambda: "asleep" in client.home.deployment_log("a").read_text(), "it answers")
+        deleting = pool.submit(client.delete_deployment, "a")
+        eventually(lambda: client.get_deployment("a")["state"] == "DELETING", "it is deleted")
+        assert [d["state"] for d in client.list_deployments() if d["name"] == "a"] == ["DELETING"]
+        for change in (client.create_deployment, client.update_deployment):
+            with pytest.raises(MlflowException, match="'a' is being deleted; wait until that is done"):
+                change("a", str(actor))
+        assert asking.result().predictions == ["6"]
+        deleting.result()
+    assert "a" not in [d["name"] for d in client.list_deployments()]
+    assert client.create_deployment("a", str(actor))["revision"] == 1
+
+
+def test_the_least_number_of_replicas_may_fall_alone(client: RestaurantDeploymentClient, actor: Path) -> None:
+    client.create_deployment("a", str(actor), config={"replicas": "2"})
+    assert client.update_deployment("a", config={"min_replicas": "1"})["config"]["min_replicas"] == 1
+    with pytest.raises(MlflowException, match="must not fall"):
+        client.update_deployment("a", config={"min_replicas": "3"})
+
+
+def test_only_what_is_kept_can_be_gone_back_to(client: RestaurantDeploymentClient, actor: Path) -> None:
+    client.create_deployment("a", str(actor), config={"keep_revisions": "1"})
+    client.update_deployment("a", config=named("second"))
+    with pytest.raises(
+        MlflowException, match=r"no earlier revision that served and whose model is kept \(keep_"
+    ):
+        client.update_deployment("a", config={"rollback": "true"})

@@ -56,6 +56,10 @@ def trying(client: RestaurantDeploymentClient, **options: str) -> Iterator[Futur
                 ControlClient(client.home).abort("a", print)
 
 
+def names(client: RestaurantDeploymentClient) -> set[str]:
+    return {deployment["name"] for deployment in client.list_deployments()}
+
+
 def answers(url: str, count: int = 40) -> list[str]:
     return [do(url, "name").predictions[0] for _ in range(count)]
 
@@ -171,6 +175,33 @@ def test_users_end_a_trial(client: RestaurantDeploymentClient, url: str) -> None
         assert control.promote("a", print)["revision"] == 3
         assert update.result(60)["revision"] == 3
     assert set(answers(url)) == {"second"}
+
+
+def test_promoting_what_cannot_serve_says_why(client: RestaurantDeploymentClient, url: str) -> None:
+    config = settings({"at_load": "hang"}, startup_timeout_s="6", **FOR_EVER)
+    control = ControlClient(client.home)
+    with ThreadPoolExecutor(1) as pool:
+        update = pool.submit(client.update_deployment, "a", config=config)
+        eventually(lambda: client.get_deployment("a")["rollout"], "it is under way")
+        with pytest.raises(RestaurantError, match=r"did not come into service: .*startup_timeout_s=6"):
+            control.promote("a", print)
+        with pytest.raises(MlflowException, match="startup_timeout_s=6"):
+            update.result(60)
+    assert client.get_deployment("a")["revision"] == 1
+
+
+def test_a_first_revision_that_is_aborted_leaves_nothing(
+    client: RestaurantDeploymentClient, actor: Path
+) -> None:
+    control = ControlClient(client.home)
+    with ThreadPoolExecutor(1) as pool:
+        hangs = settings({"at_load": "hang"})
+        create = pool.submit(client.create_deployment, "new", str(actor), config=hangs)
+        eventually(lambda: "new" in names(client), "it is under way")
+        assert control.abort("new", print) == {}
+        with pytest.raises(MlflowException, match="it was aborted"):
+            create.result(60)
+    assert "new" not in names(client)
 
 
 def test_a_rollback_and_a_deletion_need_no_trial(client: RestaurantDeploymentClient, url: str) -> None:
