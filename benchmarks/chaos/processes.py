@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from signal import SIGKILL, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import psutil
 
@@ -14,6 +14,7 @@ from benchmarks.chaos.outcome import Outcome
 from benchmarks.chaos.stage import Stage
 
 NAME = "steady"
+HANGS_FOR_S = 5.0
 IN_HAND = "what is with a process that ends, or hangs, has no other way to its caller"
 
 
@@ -86,6 +87,23 @@ def kill_controller(stage: Stage, form: Form, outcome: Outcome) -> None:
 
     with stage.besieged(NAME, stage.models.linear, replicas="2") as callers:
         repeatedly(form, 5.0, outcome, strike)
+    outcome.count(callers.tally())
+    outcome.judge("0 failed", f"{outcome.failed} failed", reached=not outcome.failed)
+
+
+def stop_controller(stage: Stage, form: Form, outcome: Outcome) -> None:
+    """The controller hangs for a while, and a replica is killed in it: the other one answers until it goes on."""
+
+    def strike() -> float:
+        controller, victim = stage.one_of("controller"), oldest(stage.replicas(NAME))
+        stage.signal(controller, SIGSTOP)
+        stage.signal(victim, SIGKILL)
+        time.sleep(HANGS_FOR_S)
+        stage.signal(controller, SIGCONT)
+        return stage.until(lambda: stage.is_whole(NAME, victim, 2), "the replica is replaced")
+
+    with stage.besieged(NAME, stage.models.linear, replicas="2") as callers:
+        repeatedly(form, 20.0, outcome, strike)
     outcome.count(callers.tally())
     outcome.judge("0 failed", f"{outcome.failed} failed", reached=not outcome.failed)
 

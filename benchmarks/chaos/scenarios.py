@@ -37,6 +37,7 @@ SCENARIOS = {
     "kill-replica": Scenario("one of 2 replicas killed every 2 s", processes.kill_replicas),
     "kill-only-replica": Scenario("the only replica killed", processes.kill_only_replica),
     "kill-controller": Scenario("controller killed every 5 s", processes.kill_controller),
+    "stop-controller": Scenario("controller hangs for 5 s, a replica killed", processes.stop_controller),
     "kill-gateway": Scenario("the only gateway killed", processes.kill_gateway),
     "kill-fork-server": Scenario("fork server and a replica killed", processes.kill_fork_server),
     "stop-replica": Scenario("one of 2 replicas hangs (SIGSTOP)", processes.stop_replica),
