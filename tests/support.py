@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -157,6 +158,41 @@ def do(url: str, *actions: str, **options: Any) -> Answer:
         {"dataframe_split": {"columns": ["do"], "data": [[a] for a in actions]}},
         **options,
     )
+
+
+class Slow:
+    """A request to the actor model of which half has been sent."""
+
+    def __init__(self, url: str, *actions: str, kind: str = "plain") -> None:
+        """
+        Args:
+            kind: ``plain`` or ``chunked``, how the body is sent.
+        """
+        parts = urlsplit(url)
+        payload = {"dataframe_split": {"columns": ["do"], "data": [[a] for a in actions]}}
+        body = json.dumps(payload).encode()
+        self.kind, self.rest = kind, body[len(body) // 2 :]
+        self.connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
+        self.connection.putrequest("POST", f"{parts.path}/invocations")
+        self.connection.putheader("Content-Type", "application/json")
+        if kind == "chunked":
+            self.connection.putheader("Transfer-Encoding", "chunked")
+        else:
+            self.connection.putheader("Content-Length", str(len(body)))
+        self.connection.endheaders()
+        self._send(body[: len(body) // 2])
+
+    def _send(self, part: bytes) -> None:
+        self.connection.send(b"%x\r\n%b\r\n" % (len(part), part) if self.kind == "chunked" else part)
+
+    def answer(self) -> Answer:
+        """Send the other half, and return what comes."""
+        with contextlib.closing(self.connection):
+            self._send(self.rest)
+            if self.kind == "chunked":
+                self.connection.send(b"0\r\n\r\n")
+            got = self.connection.getresponse()
+            return Answer(got.status, _lower(got.headers), got.read())
 
 
 @dataclass

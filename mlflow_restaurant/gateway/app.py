@@ -142,7 +142,8 @@ class Gateway:
         address = parse_path(path)
         if address is None:
             return await self._own(scope["method"], path)
-        route = self.route_of(address, Caller(headers, (scope.get("client") or ("",))[0]))
+        caller = Caller(headers, (scope.get("client") or ("",))[0])
+        table, route = self.table, self._deployment_of(address, caller)
         extra.append((b"x-mlflow-deployment", route.name.encode()))
         query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
         target = address.rest + query
@@ -155,6 +156,12 @@ class Gateway:
         try:
             with self.room.share() as share:
                 body = await _read_body(receive, headers, route, share)
+                if self.table is not table:  # a body may take long, and revisions may have changed meanwhile
+                    route = self._deployment_of(address, caller)
+                    extra[1:] = [(b"x-mlflow-deployment", route.name.encode())]
+                    if len(body) > limit_of(route):
+                        raise _too_large(route)
+                route = self._side_of(route, caller)
                 message = Message("POST", target, headers, body)
                 reply = await self._score(route, receive, message, address.prefix)
             status = reply.status
@@ -166,16 +173,24 @@ class Gateway:
         return reply
 
     def route_of(self, address: Address, caller: Caller) -> DeploymentRoute:
-        """Return the route of the revision that a request goes to.
+        """Return the route of the revision that a request goes to, for `submit` before anything else happens.
 
         Raises:
             DoesNotExist, Unavailable: see `router.pick`.
         """
-        route = self.table.deployments[pick(address, self.table, caller, self.draws)]
+        return self._side_of(self._deployment_of(address, caller), caller)
+
+    def _deployment_of(self, address: Address, caller: Caller) -> DeploymentRoute:
+        return self.table.deployments[pick(address, self.table, caller, self.draws)]
+
+    def _side_of(self, route: DeploymentRoute, caller: Caller) -> DeploymentRoute:
         return pick_side(route, caller, self.draws) if route.trial is not None else route
 
     def submit(self, route: DeploymentRoute, call: Call) -> Batcher:
         """Queue a scoring request; returns the batcher that has it now.
+
+        Args:
+            route: of the table of now.
 
         Raises:
             RestaurantError: it can't be queued.
@@ -295,11 +310,14 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute, share: Share) -> bytes:
-    limit = limit_of(route)
-    too_large = BodyTooLarge(
+def _too_large(route: DeploymentRoute) -> BodyTooLarge:
+    return BodyTooLarge(
         f"The body is larger than {route.max_body_mb:g} MB, the max_body_mb of deployment '{route.name}'."
     )
+
+
+async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute, share: Share) -> bytes:
+    limit, too_large = limit_of(route), _too_large(route)
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large

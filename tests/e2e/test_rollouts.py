@@ -21,7 +21,7 @@ from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 
-from ..support import Load, do, eventually, records
+from ..support import Load, Slow, do, eventually, records
 
 FOR_EVER = {"strategy": "canary", "canary_steps": "50", "bake_s": "3600"}
 
@@ -202,6 +202,34 @@ def test_a_first_revision_that_is_aborted_leaves_nothing(
         with pytest.raises(MlflowException, match="it was aborted"):
             create.result(60)
     assert "new" not in names(client)
+
+
+def sending(url: str) -> list[Slow]:
+    """Requests whose other half is still to come: small and large ones, with their length and in chunks."""
+    return [Slow(url, *["x"] * rows, kind=kind) for rows in (1, 20_000) for kind in ("plain", "chunked") * 2]
+
+
+@pytest.mark.parametrize("end", ["promote", "abort"])
+@pytest.mark.parametrize("strategy", ["canary", "shadow"])
+def test_requests_that_are_still_coming_when_a_trial_ends_are_answered(
+    client: RestaurantDeploymentClient, url: str, strategy: str, end: str
+) -> None:
+    with trying(client, strategy=strategy) as update:
+        slow = sending(url)
+        getattr(ControlClient(client.home), end)("a", print)
+        with contextlib.suppress(MlflowException):
+            update.result(60)
+        assert [request.answer().status for request in slow] == [200] * len(slow)
+
+
+def test_requests_that_are_still_coming_during_an_update_are_answered(
+    client: RestaurantDeploymentClient, url: str
+) -> None:
+    slow = sending(url)
+    for name in ("second", "third"):
+        client.update_deployment("a", config=settings({"name": name}))
+    found = [request.answer() for request in slow]
+    assert [(answer.status, answer.headers["x-mlflow-revision"]) for answer in found] == [(200, "3")] * 8
 
 
 def test_a_rollback_and_a_deletion_need_no_trial(client: RestaurantDeploymentClient, url: str) -> None:

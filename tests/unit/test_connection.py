@@ -339,6 +339,25 @@ class TestHandedOver:
 
         run(test)
 
+    @pytest.mark.parametrize("patience_s", [connection.PATIENCE_S, 0.01])
+    def test_the_revision_of_when_a_body_is_there_answers(self, run: Run, patience_s: float) -> None:
+        async def test(site: Site) -> None:
+            with mock.patch.object(connection, "PATIENCE_S", patience_s):
+                small, large = await site.caller(), await site.caller()
+                small.send(post(body(1.0))[:-3])
+                large.send(post(body(2.0) + b" " * 100_000)[:-3])
+                while lanes(site) > (1 if patience_s > 0.1 else 0):
+                    await asyncio.sleep(0.001)
+                await site.route(revision=4)
+                small.send(post(body(1.0))[-3:])
+                large.send(b"   ")
+
+                for caller in (small, large):
+                    got = await caller.receive()
+                    assert (got.status, got.headers["x-mlflow-revision"]) == (200, "4")
+
+        run(test)
+
     @pytest.mark.parametrize(
         "garbage", [b"\x16\x03\x01\x02\x00\x01", b"POST\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"]
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlflow_restaurant._version import __version__
-from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRoute, RouteTable
+from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRoute, RouteTable, TrialRoute
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.app import Gateway
 from mlflow_restaurant.gateway.room import Room
@@ -271,6 +271,7 @@ def messages(*parts: bytes, then: Message | None = None) -> Callable[[], Awaitab
 
 DISCONNECT: Message = {"type": "http.disconnect"}
 END: Message = {"type": "http.request", "body": b""}
+LAST: Message = {"type": "http.request", "body": b"}"}
 
 
 class TestOwnPaths:
@@ -713,25 +714,108 @@ class TestBodies:
     ) -> None:
         async def test(site: Site) -> None:
             await site.serve(await site.replica("a"))
-            rest = asyncio.Event()
-            waiting: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, END]
 
-            async def receive() -> Message:
-                if len(waiting) == 1:
-                    await rest.wait()
-                return waiting.pop(0)
+            answered = await slowly(site, lambda: site.route({}))
 
-            call = asyncio.ensure_future(site.call("POST", SCORE, receive=receive))
-            await asyncio.sleep(0)
-            await site.route({})
-            rest.set()
-            answered = await call
-
-            assert answered is not None
-            assert answered.status in (404, 503)
-            assert answered.error
+            assert (answered.status, answered.error) == (404, "RESOURCE_DOES_NOT_EXIST")
 
         run(test)
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ((3, None), (4, None)),
+            ((3, ("canary", 4)), (3, None)),
+            ((3, ("canary", 4)), (4, None)),
+            ((3, ("canary", 4)), (3, ("canary", 5))),
+            ((3, ("shadow", 4)), (3, None)),
+            ((3, ("shadow", 4)), (4, None)),
+            ((3, None), (3, ("shadow", 4))),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("target", [SCORE, "/endpoints/e/invocations"])
+    def test_a_revision_that_changes_while_a_body_arrives_fails_no_request(
+        self, run: Run, target: str, before: Sides, after: Sides
+    ) -> None:
+        async def test(site: Site) -> None:
+            replicas = {number: await site.replica(str(number)) for number in (3, 4, 5)}
+            await site.route({"d": tried(replicas, *before)})
+
+            answered = await slowly(site, lambda: site.route({"d": tried(replicas, *after)}), target)
+
+            assert (answered.status, answered.body) == (200, b'{"predictions": [1]}')
+            now = [after[0], after[1][1]] if after[1] else [after[0]]
+            assert int(answered.values(b"x-mlflow-revision")[0]) in now
+
+        run(test)
+
+    def test_an_endpoint_that_sends_elsewhere_when_a_body_is_there_does_so(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            replicas = {3: await site.replica("3")}
+            await site.route({"d": tried(replicas, 3)})
+            other = tried(replicas, 3).model_copy(update={"name": "other"})
+
+            answered = await slowly(
+                site, lambda: site.route({"other": other}), target="/endpoints/e/invocations"
+            )
+
+            assert answered.status == 200
+            assert answered.values(b"x-mlflow-deployment") == [b"other"]
+
+        run(test)
+
+    def test_a_body_that_is_too_large_by_now_is_refused(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            replica = await site.replica("a")
+            await site.serve(replica)
+
+            answered = await slowly(site, lambda: site.serve(replica, max_body_mb=0.000001))
+
+            assert (answered.status, answered.error) == (413, "BAD_REQUEST")
+
+        run(test)
+
+
+Sides = tuple[int, tuple[str, int] | None]
+
+
+def tried(replicas: dict[int, Replica], number: int, trial: tuple[str, int] | None = None) -> DeploymentRoute:
+    """Return the route of a revision of deployment ``d``, and of one that gets all requests, or copies of them."""
+    route = DeploymentRoute(
+        name="d",
+        revision=number,
+        timeout_s=5,
+        max_queue=10,
+        max_body_mb=1,
+        replicas=(replicas[number].route,),
+    )
+    if trial is None:
+        return route
+    mode, new = trial
+    beside = {"mode": mode, "share": 100, "step": 1, "route": tried(replicas, new)}
+    return route.model_copy(update={"trial": TrialRoute.model_validate(beside)})
+
+
+async def slowly(site: Site, change: Callable[[], Awaitable[None]], target: str = SCORE) -> Answered:
+    """Score with a body of which half is there when something changes, and the rest comes after that."""
+    rest = asyncio.Event()
+    waiting: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, LAST]
+
+    async def receive() -> Message:
+        if waiting == [LAST]:
+            await rest.wait()
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    call = asyncio.ensure_future(site.call("POST", target, receive=receive))
+    await asyncio.sleep(0)
+    await change()
+    rest.set()
+    answered = await call
+    assert answered is not None
+    return answered
 
 
 class TestTrouble:
