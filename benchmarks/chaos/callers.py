@@ -80,11 +80,13 @@ class Callers:
         urls: of the deployments, whose predictions must be 2 a + 10 b; each request goes to one of them at random.
         number: how many ask at the same time.
         pause_s: see `PAUSE_S`.
+        body_s: time between the two halves of a body; it counts for no answer.
     """
 
     urls: Sequence[str]
     number: int = CALLERS
     pause_s: float = PAUSE_S
+    body_s: float = 0.0
     answers: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -138,18 +140,21 @@ class Callers:
     async def _ask(self) -> None:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while not self._ended.is_set():
-            path, number, sent = self._draw.choice(self._paths), next(self._numbers), time.monotonic()
+            path, number = self._draw.choice(self._paths), next(self._numbers)
+            sent = time.monotonic() + self.body_s
             revision = error = ""
             try:
                 if connection is None or connection[1].is_closing():
                     connection = await asyncio.open_connection(*self._address)
-                revision, error = await asyncio.wait_for(_once(*connection, path, number), PATIENCE_S)
+                revision, error = await asyncio.wait_for(
+                    _once(*connection, path, number, self.body_s), PATIENCE_S
+                )
             except LOST as e:
                 error = f"{type(e).__name__}: {e}".rstrip(": ")
                 if connection is not None:
                     connection[1].transport.abort()
                 connection = None
-            self.answers.append(Answer(sent, time.monotonic() - sent, error, revision, path))
+            self.answers.append(Answer(sent, max(0.0, time.monotonic() - sent), error, revision, path))
             await asyncio.sleep(self.pause_s)
         if connection is not None:
             connection[1].close()
@@ -158,12 +163,16 @@ class Callers:
 
 
 async def _once(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, number: int
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, number: int, body_s: float
 ) -> tuple[str, str]:
     """Ask once; returns the revision that answered, and what was wrong."""
     body = b'{"dataframe_split": {"columns": ["a", "b"], "data": [[%d.0, 1.0]]}}' % number
     head = f"POST {path}/invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (head.encode(), len(body), body))
+    half = len(body) // 2 if body_s else len(body)
+    writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (head.encode(), len(body), body[:half]))
+    if body_s:
+        await asyncio.sleep(body_s)
+        writer.write(body[half:])
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     content = await reader.readexactly(int(headers["content-length"]))

@@ -27,15 +27,21 @@ JUDGED_FROM = 50
 """Requests that a new revision must have answered before it is judged (`min_requests`)."""
 REST_SHARE = 0.5
 """Time at rest, as part of the time under a fault."""
+SLOW_CALLERS = 4
+SLOW_BODY_S = 0.3
+"""Longer than a gateway waits for a small body before it leaves it to uvicorn."""
 MB_PER_DEPLOYMENT = 5
 """Memory limit for each of many deployments; a replica takes some 20 MB, so that three of four sleep."""
 MEMORY_SLACK = 1.2
 
 
 def updates(stage: Stage, form: Form, outcome: Outcome) -> None:
-    """Updates one after the other, after some time at rest."""
+    """Updates one after the other, after some time at rest; the bodies of some callers are on their way meanwhile."""
     windows: list[tuple[float, float]] = []
-    with stage.besieged(NAME, stage.models.linear, replicas="2") as callers:
+    with (
+        stage.besieged(NAME, stage.models.linear, replicas="2") as callers,
+        Callers(callers.urls, SLOW_CALLERS, body_s=SLOW_BODY_S).asking() as slow,
+    ):
         rested = time.monotonic()
         time.sleep(form.seconds * REST_SHARE)
         began = time.monotonic()
@@ -44,7 +50,8 @@ def updates(stage: Stage, form: Form, outcome: Outcome) -> None:
             stage.client.update_deployment(NAME)
             windows.append((begun, time.monotonic()))
         ended = time.monotonic()
-    outcome.count(callers.tally())
+    for found in (callers.tally(), slow.tally()):
+        outcome.count(found)
     outcome.strikes = form.updates
     outcome.judge("0 failed", f"{outcome.failed} failed", reached=not outcome.failed)
     rest = callers.tally(lambda answer: rested <= answer.sent < began).p99_s
