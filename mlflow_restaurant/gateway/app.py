@@ -102,7 +102,7 @@ class Gateway:
         self.trials.update(table)
         self.activity.update(table)
         self.table = table
-        self.draws.keep({**table.endpoints, **table.deployments})
+        self.draws.keep(table)
         self.informed.set()
         for slots in gone:
             self.leaving[slots.route.key] = asyncio.ensure_future(self._let_go(slots))

@@ -1,7 +1,7 @@
 """Which deployment answers a request. Pure: a path, a table, the caller and a number in, a target out.
 
 An endpoint's requests are split by numbers that fall evenly into [0, 1) (`Draws`), so that shares are exact after some
-dozens of requests already; or, where the endpoint is sticky, by the caller: each has a score with every deployment, and
+dozens of requests already, and so are those of a canary behind it; or, where the endpoint is sticky, by the caller: each has a score with every deployment, and
 goes where it is highest (rendezvous hashing with weights). When a deployment's share grows, it gets callers from others,
 and nobody else moves.
 """
@@ -27,8 +27,11 @@ DEPLOYMENTS = "deployments"
 ENDPOINTS = "endpoints"
 OLD, NEW = "old", "new"
 """The sides of a canary, in a caller's score."""
-GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it fall into [0, 1) more evenly than those of any other number."""
+CANARY, SHADOW = "canary", "shadow"
+STEPS = {ENDPOINTS: (5**0.5 - 1) / 2, CANARY: 2**0.5 - 1, SHADOW: 3**0.5 - 1}
+"""Numbers whose multiples fall evenly into [0, 1), those of the golden ratio most of all. For each kind of draw another
+one, and none a fraction of the others: so where an endpoint chooses by its draws which requests a deployment gets, that
+says nothing about the draws of the deployment's canary."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,27 @@ class Caller:
 
 
 class Draws:
-    """Numbers, 0 <= n < 1, for each name, that fall evenly."""
+    """Numbers, 0 <= n < 1, for each endpoint, canary and shadow, that fall evenly."""
 
     def __init__(self) -> None:
-        self.last: dict[str, float] = {}
+        self.last: dict[str, dict[str, float]] = {kind: {} for kind in STEPS}
 
-    def next(self, name: str) -> float:
-        drawn = self.last[name] = (self.last.get(name, 0.0) + GOLDEN) % 1.0
+    def next(self, kind: str, name: str) -> float:
+        """Return the next number.
+
+        Args:
+            kind: one of `STEPS`.
+            name: of the endpoint, or of the deployment that has the canary or shadow.
+        """
+        last = self.last[kind]
+        drawn = last[name] = (last.get(name, 0.0) + STEPS[kind]) % 1.0
         return drawn
 
-    def keep(self, names: Mapping[str, object]) -> None:
-        """Forget all other names."""
-        self.last = {name: drawn for name, drawn in self.last.items() if name in names}
+    def keep(self, table: RouteTable) -> None:
+        """Forget what is not in a table."""
+        for kind, last in self.last.items():
+            names = table.endpoints if kind == ENDPOINTS else table.deployments
+            self.last[kind] = {name: drawn for name, drawn in last.items() if name in names}
 
 
 def parse_path(path: str) -> Address | None:
@@ -113,17 +125,17 @@ def pick(address: Address, table: RouteTable, caller: Caller, draws: Draws) -> s
 
 
 def _shared(endpoint: EndpointRoute, draws: Draws) -> str | None:
-    return split(endpoint.traffic, draws.next(endpoint.name) if len(endpoint.traffic) > 1 else 0.0)
+    return split(endpoint.traffic, draws.next(ENDPOINTS, endpoint.name) if len(endpoint.traffic) > 1 else 0.0)
 
 
 def pick_side(route: DeploymentRoute, caller: Caller, draws: Draws) -> DeploymentRoute:
     """Return the side of a deployment that answers: its canary for the canary's share of the requests, or itself."""
     trial = route.trial
-    if trial is None or trial.mode != "canary" or not trial.route.replicas:
+    if trial is None or trial.mode != CANARY or not trial.route.replicas:
         return route
     key = caller.key(trial.sticky) if trial.sticky else None
     if key is None:
-        chosen = draws.next(route.name) < trial.share / FULL_TRAFFIC
+        chosen = draws.next(CANARY, route.name) < trial.share / FULL_TRAFFIC
     else:
         chosen = stuck({OLD: FULL_TRAFFIC - trial.share, NEW: trial.share}, key) == NEW
     return trial.route if chosen else route
@@ -133,7 +145,9 @@ def takes_part(route: DeploymentRoute, draws: Draws) -> bool:
     """Tell whether a request to a deployment is copied for a revision in its shadow."""
     trial = route.trial
     return (
-        trial is not None and trial.mode == "shadow" and draws.next(route.name) < trial.share / FULL_TRAFFIC
+        trial is not None
+        and trial.mode == SHADOW
+        and draws.next(SHADOW, route.name) < trial.share / FULL_TRAFFIC
     )
 
 

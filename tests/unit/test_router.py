@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, RouteTable
 from mlflow_restaurant.errors import DoesNotExist, Unavailable
-from mlflow_restaurant.gateway.router import Address, Caller, Draws, parse_path, pick, split, stuck
+from mlflow_restaurant.gateway.router import (
+    Address,
+    Caller,
+    Draws,
+    parse_path,
+    pick,
+    pick_side,
+    split,
+    stuck,
+    takes_part,
+)
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -117,18 +128,80 @@ class TestShares:
 
     def test_each_endpoint_has_draws_of_its_own(self) -> None:
         draws = Draws()
-        first = draws.next("e")
-        draws.next("other")
+        first = draws.next("endpoints", "e")
+        draws.next("endpoints", "other")
+        draws.next("canary", "e")
 
-        assert (draws.next("e") - first) % 1 == pytest.approx(0.618, abs=1e-3)
+        assert (draws.next("endpoints", "e") - first) % 1 == pytest.approx(0.618, abs=1e-3)
 
     def test_those_of_endpoints_that_are_gone_are_forgotten(self) -> None:
         draws = Draws()
-        draws.next("e")
-        draws.next("gone")
-        draws.keep({"e": None})
+        for kind in ("endpoints", "canary"):
+            for name in ("e", "d", "gone"):
+                draws.next(kind, name)
+        draws.keep(table(e={"d": 100}))
 
-        assert set(draws.last) == {"e"}
+        assert {kind: set(last) for kind, last in draws.last.items()} == {
+            "endpoints": {"e"},
+            "canary": {"d"},
+            "shadow": set(),
+        }
+
+
+MANY = 10_000
+
+
+def asked(
+    paths: Sequence[str], traffic: dict[str, dict[str, float]], mode: str, share: float
+) -> Counter[str]:
+    """Return where many requests went that ask these paths in turn.
+
+    Counted are requests by path and deployment (``e/x``), and of those to deployment ``x``, which has a revision on
+    trial, the ones that this answers or gets a copy of (``e/x/new``).
+    """
+    routes = table(**traffic)
+    plain = routes.deployments["x"]
+    new = {**dict(plain), "revision": 2, "replicas": ({"key": "k", "socket": "s"},)}
+    trial = {"mode": mode, "share": share, "step": 1, "route": new}
+    x = DeploymentRoute.model_validate({**dict(plain), "trial": trial})
+    routes = routes.model_copy(update={"deployments": {**routes.deployments, "x": x}})
+    addresses = [Address("deployments" if path == "direct" else "endpoints", path, "/") for path in paths]
+    addresses = [Address(a.kind, "x", "/") if a.kind == "deployments" else a for a in addresses]
+    found: Counter[str] = Counter()
+    draws = Draws()
+    for number in range(MANY):
+        path, address = paths[number % len(paths)], addresses[number % len(paths)]
+        name = pick(address, routes, Caller(), draws)
+        found[f"{path}/{name}"] += 1
+        if name == "x":
+            taken = takes_part(x, draws) or pick_side(x, Caller(), draws).revision == 2
+            found[f"{path}/x/new"] += taken
+    return found
+
+
+class TestNesting:
+    """An endpoint chooses which requests a deployment gets, and the deployment which of those its canary gets."""
+
+    @pytest.mark.parametrize("mode", ["canary", "shadow"])
+    @pytest.mark.parametrize("share", [1, 5, 50, 61.8, 90])
+    @pytest.mark.parametrize("weight", [5, 38, 50, 95])
+    @pytest.mark.parametrize(
+        "paths", [["x"], ["e"], ["e", "direct"], ["x", "e"], ["x", "e", "direct", "direct", "e"]]
+    )
+    def test_all_shares_are_exact(self, paths: list[str], weight: float, share: float, mode: str) -> None:
+        split_ = {"y": 100 - weight, "x": weight}
+
+        found = asked(paths, dict.fromkeys({*paths} - {"direct"}, split_), mode, share)
+
+        for path in {*paths}:
+            to_x, all_of_it = found[f"{path}/x"], found[f"{path}/x"] + found[f"{path}/y"]
+            if path != "direct":
+                assert abs(100 * to_x / all_of_it - weight) < 1
+            off = 0.01 if len({*paths}) == 1 else 0.02
+            assert abs(found[f"{path}/x/new"] - to_x * share / 100) < off * all_of_it
+        new = sum(found[f"{path}/x/new"] for path in {*paths})
+        every = sum(found[f"{path}/x"] for path in {*paths})
+        assert abs(100 * new / every - share) < 1
 
 
 class TestSticky:
