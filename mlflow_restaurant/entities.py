@@ -146,7 +146,7 @@ EVENT_KINDS = {
     "rollback": "an earlier revision was brought back, or a new one was taken back after it had got requests; and why",
     "promoted": "a revision serves",
     "failed": "a revision did not come into service, and why",
-    "trial": "a step of a canary, or a shadow, began",
+    "trial": "a step of a canary, or a shadow, began, or passed with too few requests to judge it",
     "promote": "somebody ended a trial, so that the new revision serves",
     "abort": "somebody gave a rollout up",
     "report": "the report of a trial was logged as an MLflow run, or why not",

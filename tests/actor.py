@@ -49,7 +49,7 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             return str(np.random.rand())
         if verb == "sleep":
             print("asleep", flush=True)
-            time.sleep(float(argument))
+            time.sleep(float(argument or self.settings.get("sleeps_s", 0)))
             return argument
         if verb == "raise":
             raise ValueError(argument)

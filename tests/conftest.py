@@ -145,6 +145,7 @@ def save_actor(path: Path, requirements: list[str], example: str = "x") -> Path:
             "fail_every": 1 << 62,
             "load_s": 0,
             "takes_s": 0,
+            "sleeps_s": 0,
         },
         pip_requirements=requirements,
         input_example=frame,

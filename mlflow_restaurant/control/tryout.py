@@ -1,7 +1,9 @@
 """A new revision on trial: it gets its shares of the requests, step by step, and is judged beside the one that serves.
 
 Each step lasts `bake_s`. What the gateways count of both sides is added up twice a second and judged; the first reason
-against the new revision ends the trial, and the controller lets the old one go on alone.
+against the new revision ends the trial, and the controller lets the old one go on alone. A step at whose end the new
+revision was asked too little to be judged passes, and that is noted. One at whose end it leaves what it was asked
+unanswered goes on, and it is judged by what there is.
 """
 
 from __future__ import annotations
@@ -9,11 +11,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from mlflow_restaurant.config import DeploymentConfig
-from mlflow_restaurant.control.judging import P95, Limits, Scale, Side, judge, judge_latency
-from mlflow_restaurant.entities import Revision
+from mlflow_restaurant.control.judging import (
+    P95,
+    Limits,
+    Scale,
+    Side,
+    judge,
+    judge_latency,
+    leaves_unanswered,
+    milliseconds,
+)
+from mlflow_restaurant.entities import FULL_TRAFFIC, Revision
 from mlflow_restaurant.gateway.agreement import total
 from mlflow_restaurant.gateway.sides import BUCKETS, FIRST_S, GROWTH
 from mlflow_restaurant.sticky import OFF
@@ -21,7 +33,9 @@ from mlflow_restaurant.sticky import OFF
 POLL_S = 0.5
 SLOW_FOR_S = 5.0
 """So long a new revision must have been too slow, look after look, before it goes back for that; a step that would end
-meanwhile waits for it. A stall of the machine is over by then, and later requests outweigh those that it slowed."""
+meanwhile waits for it. A stall of the machine is over by then, and later requests outweigh those that it slowed.
+A step that leaves requests unanswered waits as long until it is believed that it does so no more."""
+NONE = [0] * BUCKETS
 SCALE = Scale(FIRST_S, GROWTH)
 
 Counted = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -54,6 +68,8 @@ class Tryout:
         self.passed = False
         self.verdict = ""
         self.slow_since: float | None = None
+        self.unanswered_at: float | None = None
+        self.not_judged: list[dict[str, int]] = []
         self.report: dict[str, Any] = {}
         self.said = ""
         self.task: asyncio.Task[None] | None = None
@@ -86,7 +102,8 @@ class Tryout:
             await self._look()
             if self.verdict:
                 break
-            if self.slow_since is None and time.monotonic() - self.since >= self.revision.config.bake_s:
+            if self._is_baked() and self.slow_since is None and not self._is_unanswered():
+                self._note_if_not_judged()
                 if self.step == len(self.shares):
                     self.passed = True
                     break
@@ -95,11 +112,33 @@ class Tryout:
 
     def _next(self) -> None:
         self.step += 1
-        self.slow_since = None
+        self.slow_since = self.unanswered_at = None
         self.since = time.monotonic()
         self.note(self._where())
         self._say(self._where())
         self.changed()
+
+    def _is_baked(self) -> bool:
+        return time.monotonic() - self.since >= self.revision.config.bake_s
+
+    def _is_unanswered(self) -> bool:
+        """Tell whether the new revision left requests unanswered a short time ago."""
+        return self.unanswered_at is not None and time.monotonic() - self.unanswered_at < SLOW_FOR_S
+
+    def _note_if_not_judged(self) -> None:
+        """Say so when a step passes in which there were too few requests to judge."""
+        requests, needed = self.report["new"]["requests"], self.revision.config.min_requests
+        if requests >= needed:
+            return
+        self.not_judged.append({"step": self.step, "requests": requests, "min_requests": needed})
+        self.report["not_judged"] = self.not_judged
+        self.note(
+            f"step {self.step} of {len(self.shares)} was not judged: {requests:,} of {needed:,} requests"
+        )
+
+    def _judged_share(self) -> float | None:
+        """Return the share of the requests that the new revision must have been given; None where that is not known."""
+        return None if self.mode == "shadow" or self.sticky else self.share / FULL_TRAFFIC
 
     async def _look(self) -> None:
         """Ask what was counted, and judge."""
@@ -116,8 +155,15 @@ class Tryout:
             "old": described(old),
             "new": described(new),
             **({"agreement": agreement} if agreement is not None else {}),
+            **({"not_judged": self.not_judged} if self.not_judged else {}),
         }
         may = limits(self.revision.config)
+        if leaves_unanswered(old, new, self._judged_share(), may, SCALE):
+            self.unanswered_at = time.monotonic()
+        elif new.requests >= may.min_requests:
+            self.unanswered_at = None
+        if self._is_baked() and self._is_unanswered():
+            may = replace(may, min_requests=1)
         self.verdict = judge(old, new, agreement, may) or self._lasting(judge_latency(old, new, may, SCALE))
         self._say(f"{self._where()}: {told(self.report)}")
 
@@ -156,9 +202,12 @@ def limits(config: DeploymentConfig) -> Limits:
 def side(parts: Iterable[Mapping[str, Any]]) -> Side:
     """Return what all gateways counted of one side."""
     found = list(parts)
-    buckets = [sum(counts) for counts in zip(*(part["buckets"] for part in found), strict=True)]
+    buckets, under_way = (
+        [sum(counts) for counts in zip(*(part.get(name, NONE) for part in found), strict=True)] or NONE
+        for name in ("buckets", "under_way")
+    )
     requests = sum(part["requests"] for part in found)
-    return Side(requests, sum(part["errors"] for part in found), buckets or [0] * BUCKETS)
+    return Side(requests, sum(part["errors"] for part in found), buckets, under_way)
 
 
 def described(found: Side) -> dict[str, Any]:
@@ -168,6 +217,7 @@ def described(found: Side) -> dict[str, Any]:
         "errors": found.errors,
         "error_rate": round(found.error_rate, 6),
         "p95_ms": None if p95 is None else round(p95 * 1000, 3),
+        "under_way": sum(found.under_way),
     }
 
 
@@ -181,5 +231,6 @@ def told(report: Mapping[str, Any]) -> str:
 
 
 def _told_side(found: Mapping[str, Any]) -> str:
-    p95 = "–" if found["p95_ms"] is None else f"{found['p95_ms']:.3g} ms"
-    return f"{found['error_rate']:.1%} errors of {found['requests']:,}, p95 {p95}"
+    p95 = "–" if found["p95_ms"] is None else milliseconds(found["p95_ms"] / 1000)
+    under_way = f", {found['under_way']:,} under way" if found["under_way"] else ""
+    return f"{found['error_rate']:.1%} errors of {found['requests']:,}, p95 {p95}{under_way}"

@@ -78,7 +78,7 @@ class Gateway:
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.sender = Sender(suspect)
         self.tracks = Tracks(self.sender.send, log)
-        self.trials = Trials()
+        self.trials = Trials(self.tracks.under_way)
         self.upstream, self.probes = self.sender.upstream, self.sender.probes
         self.informed = asyncio.Event()
         self.recent = metrics.Recent()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_restaurant.entities import DeploymentRoute
@@ -199,6 +199,12 @@ class Batcher:
         return DeadlineExceeded(
             f"Deployment '{self.route.name}' did not answer within {self.route.timeout_s:g} s (timeout_s)."
         )
+
+    def unanswered(self) -> Iterator[Call]:
+        """Return the calls that wait here or are with a replica."""
+        yield from (call for call in self.queue if call.done is not None)
+        for batch in self.running.values():
+            yield from batch.waiting()
 
     # -- the replicas' side
 

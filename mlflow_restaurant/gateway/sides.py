@@ -1,12 +1,16 @@
 """What is counted of both sides while a revision is tried beside the one that serves.
 
 The controller asks for it, adds up what the gateways tell, and judges. A side's latencies are kept in buckets whose
-bounds grow by a tenth, from 0.1 ms on, so that quantiles are right within a tenth however many requests there are.
+bounds grow by a tenth, from 0.1 ms on, so that quantiles are right within a tenth however many requests there are. So is
+the time for which those without an answer have been under way, as of the moment of asking: a revision that answers
+nothing shall not look like one that is asked nothing.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +47,13 @@ class Side:
         self.errors += is_error(status)
         self.buckets[bucket_of(took_s)] += 1
 
+    def to_json(self, under_way_s: Iterable[float]) -> dict[str, Any]:
+        """Return what was counted, and the buckets of requests that have been under way for so many seconds."""
+        under_way = [0] * BUCKETS
+        for spent_s in under_way_s:
+            under_way[bucket_of(spent_s)] += 1
+        return {**vars(self), "under_way": under_way}
+
 
 @dataclass
 class Trial:
@@ -54,20 +65,31 @@ class Trial:
     new: Side = field(default_factory=Side)
     agreement: Agreement = field(default_factory=Agreement)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, under_way: Iterable[tuple[int, float]] = ()) -> dict[str, Any]:
+        """Return what was counted.
+
+        Args:
+            under_way: revision of each request without an answer, and for how many seconds it has been under way.
+        """
+        spent = list(under_way)
         return {
             "revision": self.revision,
             "step": self.step,
-            "old": vars(self.old),
-            "new": vars(self.new),
+            "old": self.old.to_json(s for revision, s in spent if revision != self.revision),
+            "new": self.new.to_json(s for revision, s in spent if revision == self.revision),
             "agreement": self.agreement.to_json(),
         }
 
 
 class Trials:
-    """The trials that are under way, by deployment."""
+    """The trials that are under way, by deployment.
 
-    def __init__(self) -> None:
+    Args:
+        under_way: returns revision and beginning, by `time.monotonic`, of the requests to a deployment without an answer.
+    """
+
+    def __init__(self, under_way: Callable[[str], Iterable[tuple[int, float]]]) -> None:
+        self.under_way = under_way
         self.trials: dict[str, Trial] = {}
 
     def update(self, table: RouteTable) -> None:
@@ -87,4 +109,8 @@ class Trials:
             (trial.new if revision == trial.revision else trial.old).add(status, took_s)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: trial.to_json() for name, trial in self.trials.items()}
+        now = time.monotonic()
+        return {
+            name: trial.to_json((revision, now - began) for revision, began in self.under_way(name))
+            for name, trial in self.trials.items()
+        }

@@ -73,6 +73,15 @@ class Tracks:
         """Return how many requests to a deployment wait for a replica."""
         return sum(track.waiting() for track in self.of_deployment(name))
 
+    def under_way(self, name: str) -> list[tuple[int, float]]:
+        """Return the scoring requests to a deployment that have no answer yet: revision, and when each began."""
+        return [
+            (revision, call.started)
+            for (deployment, revision), track in self.tracks.items()
+            if deployment == name
+            for call in track.batcher.unanswered()
+        ]
+
     def of_deployment(self, name: str) -> list[Track]:
         """Return the tracks of all revisions of a deployment."""
         return [track for (deployment, _), track in self.tracks.items() if deployment == name]

@@ -126,6 +126,37 @@ def test_a_canary_that_is_slow_goes_back(client: RestaurantDeploymentClient, url
     assert not load.failures()
 
 
+@pytest.mark.parametrize("sleeps_s", ["4", "3600"], ids=["slow", "hangs"])
+@pytest.mark.parametrize("strategy", ["canary", "shadow"])
+def test_one_that_answers_hardly_anything_goes_back(
+    client: RestaurantDeploymentClient, url: str, strategy: str, sleeps_s: str
+) -> None:
+    options = {"strategy": strategy, "canary_steps": "20,50", "bake_s": "3", "timeout_s": "20"}
+    with (
+        Load(url, callers=8, action="sleep", pause_s=0.01).running() as load,
+        pytest.raises(MlflowException, match=r"its p95 is .* requests have no answer yet"),
+    ):
+        client.update_deployment("a", config=settings({"sleeps_s": float(sleeps_s)}, **options))
+    trial = ControlClient(client.home).history("a")[0]["trial"]
+    assert (trial["step"], trial["new"]["requests"] < 50, trial["new"]["under_way"] > 0) == (1, True, True)
+    if strategy == "canary" and sleeps_s != "4":
+        assert set(load.failures()) <= {504}
+        assert sum(load.failures().values()) <= 8
+    else:
+        assert not load.failures()
+
+
+def test_a_canary_that_is_hardly_asked_serves_and_its_history_says_so(
+    client: RestaurantDeploymentClient, url: str
+) -> None:
+    config = settings({"name": "second"}, strategy="canary", canary_steps="50", bake_s="1")
+    assert client.update_deployment("a", config=config)["revision"] == 2
+    control = ControlClient(client.home)
+    assert control.history("a")[0]["trial"]["not_judged"] == [{"step": 1, "requests": 0, "min_requests": 50}]
+    said = [event["message"] for event in control.events("a") if event["kind"] == "trial"]
+    assert said[-1] == "step 1 of 1 was not judged: 0 of 50 requests"
+
+
 def pids(client: RestaurantDeploymentClient, revision: int) -> set[int]:
     """Return the processes of the replicas of a revision that run."""
     found = client.get_deployment("a")["replicas"]

@@ -19,6 +19,7 @@ from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRo
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.app import Gateway
 from mlflow_restaurant.gateway.room import Room
+from mlflow_restaurant.gateway.sides import bucket_of
 from mlflow_restaurant.gateway.tracks import Track
 from mlflow_restaurant.gateway.upstream import Answer, ConnectFailed
 from mlflow_restaurant.replica.app import with_headers_of_gateway
@@ -1093,6 +1094,32 @@ class TestTables:
             assert await site.gateway.drain("unknown", 0.01)
             in_flight.cancel()
             await asyncio.wait([in_flight])
+
+        run(test)
+
+    def test_a_trial_tells_for_how_long_requests_are_under_way(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            done = asyncio.Event()
+
+            async def when_told(got: Got) -> bytes:
+                await done.wait()
+                return await OK(got)
+
+            replicas = {3: await site.replica("3"), 4: await site.replica("4", when_told)}
+            await site.route({"d": tried(replicas, 3, ("canary", 4))})
+            asking = [asyncio.ensure_future(site.post()) for _ in range(3)]
+            while len(replicas[4].scored) < 3:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+
+            found = site.gateway.trials.to_json()["d"]
+
+            assert sum(found["new"]["under_way"]) == 3
+            assert sum(found["new"]["under_way"][bucket_of(0.02) : bucket_of(5) + 1]) == 3
+            assert (sum(found["old"]["under_way"]), found["new"]["requests"]) == (0, 0)
+            done.set()
+            assert [(await call).status for call in asking] == [200] * 3
+            assert sum(site.gateway.trials.to_json()["d"]["new"]["under_way"]) == 0
 
         run(test)
 

@@ -9,18 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_restaurant.control.judging import CHANCE, Limits, Scale, Side, at_least, judge, judge_latency
+from mlflow_restaurant.control.judging import (
+    CHANCE,
+    Limits,
+    Scale,
+    Side,
+    at_least,
+    judge,
+    judge_latency,
+    leaves_unanswered,
+    milliseconds,
+)
 from mlflow_restaurant.gateway.sides import BUCKETS, FIRST_S, GROWTH, bucket_of
 
 SCALE = Scale(FIRST_S, GROWTH)
 LIMITS = Limits(max_error_rate_increase=0.02, max_latency_ratio=2, min_requests=50, min_agreement=0.9)
 
 
-def side(requests: int, errors: int = 0, latencies_s: Any = None) -> Side:
+def side(requests: int, errors: int = 0, latencies_s: Any = None, under_way_s: Any = ()) -> Side:
+    return Side(requests, errors, bucketed(latencies_s or [0.01] * requests), bucketed(under_way_s))
+
+
+def bucketed(times_s: Any) -> list[int]:
     buckets = [0] * BUCKETS
-    for took_s in latencies_s or [0.01] * requests:
-        buckets[bucket_of(took_s)] += 1
-    return Side(requests, errors, buckets)
+    for time_s in times_s:
+        buckets[bucket_of(time_s)] += 1
+    return buckets
 
 
 def verdict(old: Side, new: Side, agreement: Any = None, **changes: Any) -> str:
@@ -69,6 +83,50 @@ class TestLatency:
         assert verdict(side(49), side(60, latencies_s=[1.0] * 60)) == ""
 
 
+class TestUnanswered:
+    def test_those_that_are_waited_for_too_long_count_as_so_slow(self) -> None:
+        found = verdict(side(1000), side(0, under_way_s=[4.0] * 60))
+        assert found.startswith("its p95 is 4,")
+        assert found.endswith("; 60 of its 60 requests have no answer yet")
+        assert verdict(side(1000), side(40, under_way_s=[4.0] * 10)) != ""
+
+    @pytest.mark.parametrize(
+        "new",
+        [
+            side(0, under_way_s=[4.0] * 49),
+            side(0, under_way_s=[0.01] * 60),
+            side(1000, under_way_s=[4.0] * 60),
+        ],
+    )
+    def test_nor_do_few_or_quick_ones_speak_against_it(self, new: Side) -> None:
+        assert verdict(side(1000), new) == ""
+
+    def test_what_keeps_both_from_answering_speaks_against_neither(self) -> None:
+        assert verdict(side(60, under_way_s=[4.0] * 16), side(60, under_way_s=[4.0] * 16)) == ""
+        assert verdict(side(60, under_way_s=[0.01] * 16), side(60, under_way_s=[4.0] * 16)) != ""
+
+    @pytest.mark.parametrize(
+        ("old", "new", "share", "expected"),
+        [
+            (side(500), side(0, under_way_s=[4.0]), 0.05, True),
+            (side(500), side(49, under_way_s=[4.0]), None, True),
+            (side(500), side(50, under_way_s=[4.0]), 0.05, False),
+            (side(500), side(10, under_way_s=[0.01]), 0.05, False),
+            (side(0), side(0, under_way_s=[0.5] * 3), 0.5, False),
+            (side(0), side(0, under_way_s=[4.0] * 3), 0.5, True),
+            (side(1000), side(20), 0.05, True),
+            (side(1000), side(30), 0.05, False),
+            (side(900), side(0), 0.05, False),
+            (side(100_000), side(0), None, False),
+            (side(0), side(0), 1.0, False),
+        ],
+    )
+    def test_whether_it_is_asked_and_does_not_answer(
+        self, old: Side, new: Side, share: float | None, expected: bool
+    ) -> None:
+        assert leaves_unanswered(old, new, share, LIMITS, SCALE) is expected
+
+
 class TestAgreement:
     def test_rows_that_disagree_call_it_back(self) -> None:
         found = verdict(side(100), side(100), {"rows": 100, "agreed": 60})
@@ -103,6 +161,11 @@ def test_quantiles_are_right_within_a_tenth(latencies: list[float]) -> None:
     assert found is not None
     assert exact <= found * 1.0001
     assert found <= exact * 1.11
+
+
+@pytest.mark.parametrize(("time_s", "text"), [(0.01234, "12.3 ms"), (0.0004, "0.4 ms"), (63.2, "63,200 ms")])
+def test_times_in_words(time_s: float, text: str) -> None:
+    assert milliseconds(time_s) == text
 
 
 def test_chance_is_small() -> None:
