@@ -16,6 +16,7 @@
     ├── DeployFailed                INTERNAL_ERROR            500
     ├── Cancelled                   CANCELLED                 499
     └── HomeError                   INVALID_STATE             500
+        └── Unresponsive            INVALID_STATE             500
 
 Each class carries its MLflow error code (a name of ``mlflow.protos.databricks_pb2.ErrorCode``) and the HTTP
 status it becomes. Nothing here imports MLflow or a web framework: the gateway answers errors without them.
@@ -131,6 +132,10 @@ class HomeError(RestaurantError):
     """The server's home directory, its database or its port can't be used."""
 
     error_code = "INVALID_STATE"
+
+
+class Unresponsive(HomeError):
+    """The server's process is there and takes commands, but answers none."""
 
 
 def _tree(cls: type[RestaurantError]) -> Iterable[type[RestaurantError]]:

@@ -6,7 +6,7 @@ import contextlib
 import getpass
 import json
 import os
-import socket
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,32 +14,19 @@ from typing import Any
 from urllib.parse import quote
 
 import urllib3
-from urllib3.connection import HTTPConnection
 
-from mlflow_restaurant.control.starting import ServerProcess, wait_for_end
-from mlflow_restaurant.errors import HomeError, RestaurantError, from_json
+from mlflow_restaurant.control.connection import pool_of
+from mlflow_restaurant.control.starting import CONTROLLER, ServerProcess, wait_for_end
+from mlflow_restaurant.errors import HomeError, RestaurantError, Unresponsive, from_json
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.records import read_records
+from mlflow_restaurant.process.records import ProcessRecord, read_records
+from mlflow_restaurant.process.watch import signal_group
 
 DOWN_TIMEOUT_S = 60.0
+KILL_TIMEOUT_S = 5.0
 REPEATABLE = ("GET", "DELETE")
 
 Progress = Callable[[str], None]
-
-
-class _UnixConnection(HTTPConnection):
-    """An HTTP connection over the unix socket whose path is the pool's host."""
-
-    socket_path = ""
-
-    def _new_conn(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(self.socket_path)
-        except OSError:
-            connection.close()
-            raise
-        return connection
 
 
 class ControlClient:
@@ -85,16 +72,29 @@ class ControlClient:
             self.down()
 
     def down(self) -> bool:
-        """Stop the server and every process of the home; False when nothing ran."""
+        """Stop the server and every process of the home; False when nothing ran.
+
+        A server that does not answer is killed, and what it leaves is ended.
+        """
         records = [r for r in read_records(self.home.run) if r.alive()] if self.home.run.is_dir() else []
-        controller = next((r for r in records if r.kind == "controller"), None)
+        controller = next((r for r in records if r.kind == CONTROLLER), None)
         if controller is not None:
-            with contextlib.suppress(RestaurantError):
-                self._request("POST", "/down")
-            wait_for_end([controller], DOWN_TIMEOUT_S)
+            self._end(controller)
         self.process.end_leftovers()
         self.home.remove_run_elsewhere()
         return bool(records)
+
+    def _end(self, controller: ProcessRecord) -> None:
+        timeout_s = DOWN_TIMEOUT_S
+        try:
+            self._request("POST", "/down")
+        except Unresponsive:
+            timeout_s = 0.0
+        except RestaurantError:  # it is on its way up, or down
+            pass
+        for record in wait_for_end([controller], timeout_s):
+            signal_group(record, signal.SIGKILL)
+            wait_for_end([record], KILL_TIMEOUT_S)
 
     # -- commands
 
@@ -233,7 +233,8 @@ class ControlClient:
         self, method: str, target: str, body: bytes | None, *, stream: bool
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/json"}
-        return self._pool().request(method, target, body=body, headers=headers, preload_content=not stream)
+        pool = pool_of(self.home.admin_socket, self.process.check)
+        return pool.request(method, target, body=body, headers=headers, preload_content=not stream)
 
     def _send_again(self, method: str, target: str) -> urllib3.BaseHTTPResponse:
         """Send a request that changes nothing when repeated to the server that is there now."""
@@ -247,15 +248,6 @@ class ControlClient:
         return HomeError(
             f"The server of {self.home.path} does not answer ({error}); see {self.home.server_log}."
         )
-
-    def _pool(self) -> urllib3.HTTPConnectionPool:
-        class Connection(_UnixConnection):
-            socket_path = str(self.home.admin_socket)
-
-        class Pool(urllib3.HTTPConnectionPool):
-            ConnectionCls = Connection
-
-        return Pool("controller", maxsize=1, retries=False, timeout=None)
 
 
 def _messages(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:

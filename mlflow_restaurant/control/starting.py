@@ -14,15 +14,18 @@ import sys
 import time
 from collections.abc import Mapping
 
-from mlflow_restaurant.errors import HomeError, from_json
+from mlflow_restaurant.errors import HomeError, Unresponsive, from_json
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
-from mlflow_restaurant.process.watch import block_until_exit, signal_group
+from mlflow_restaurant.process.watch import block_until_exit, cpu_s, is_held_up, signal_group
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 START_LOCK = "start.lock"
 PROBE_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 15.0
+"""Time without an answer after which the server counts as hanging; it may wait for a locked database for a while."""
+CONTROLLER = "controller"
 ANSWER_POLL_S = 0.05
 
 
@@ -33,15 +36,39 @@ class ServerProcess:
         self.home = home
 
     def is_running(self) -> bool:
-        """Tell whether a server of this home answers."""
+        """Tell whether a server of this home answers, or is there and may be busy."""
+        return self._probe(PROBE_TIMEOUT_S) is not False
+
+    def check(self) -> None:
+        """See to it that the server is not waited for in vain.
+
+        Raises:
+            Unresponsive: its process is there, but does not answer even what takes it no time.
+        """
+        controller = next((r for r in read_records(self.home.run) if r.kind == CONTROLLER), None)
+        if controller is None:  # whoever waits for its answer will see it go
+            return
+        used, asked = cpu_s(controller), time.monotonic()
+        if self._probe(ANSWER_TIMEOUT_S) is not None:
+            return
+        if controller.alive() and not is_held_up(
+            controller, cpu_s(controller) - used, time.monotonic() - asked
+        ):
+            raise Unresponsive(
+                f"The server of {self.home.path} does not answer, though its process {controller.pid} is there;"
+                " end it with 'mlflow-restaurant down' and start it again with 'mlflow-restaurant up'."
+            )
+
+    def _probe(self, timeout_s: float) -> bool | None:
+        """Tell whether the server answers what takes it no time; None when it takes that, and says nothing."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PROBE_TIMEOUT_S)
-            probe.connect(str(self.home.admin_socket))
+            probe.settimeout(timeout_s)
             try:  # one that was just killed may still be connected to, but never answers
+                probe.connect(str(self.home.admin_socket))
                 probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 return bool(probe.recv(1))
-            except TimeoutError:  # it is there, and busy
-                return True
+            except (TimeoutError, BlockingIOError):  # the latter when it accepts no more connections
+                return None
         return False
 
     def ensure_running(self) -> None:

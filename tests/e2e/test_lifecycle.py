@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import shutil
@@ -20,7 +21,7 @@ from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 
 from ..support import Load, call, do, eventually, processes_of, records
-from .conftest import own_client
+from .conftest import own_client, restaurant
 
 FIELDS = {
     "name",
@@ -235,6 +236,33 @@ def test_down_works_without_a_controller(home: Home, actor: Path) -> None:
     os.kill(controller, signal.SIGKILL)
     assert ControlClient(home).down()
     assert processes_of(home) == []
+
+
+def test_a_server_that_hangs_keeps_no_command_waiting_and_down_ends_it(home: Home, actor: Path) -> None:
+    client = own_client(home)
+    url = client.create_deployment("a", str(actor))["url"]
+    (controller,) = records(home, "controller")
+    trial = {"strategy": "canary", "canary_steps": "50", "bake_s": "3600"}
+    with ThreadPoolExecutor(2) as pool:
+        update = pool.submit(client.update_deployment, "a", config=trial)
+        eventually(lambda: "step" in (client.get_deployment("a")["rollout"] or {}), "it is tried")
+        os.kill(controller, signal.SIGSTOP)
+        try:
+            status = pool.submit(restaurant, home, "status")
+            for answer in (update, status):
+                with contextlib.suppress(MlflowException):
+                    answer.result(60)
+            assert do(url, "x").predictions == ["x"]
+            said = f"process {controller} is there; end it with 'mlflow-restaurant down' and start it again"
+            assert said in str(update.exception())
+            assert said in status.result().error
+            assert restaurant(home, "down").out == "The server is down.\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(controller, signal.SIGCONT)
+    assert processes_of(home) == []
+    assert restaurant(home, "up").status == 0
+    assert do(client.get_deployment("a")["url"], "x").predictions == ["x"]
 
 
 def test_an_interrupted_create_leaves_nothing(home: Home, actor: Path) -> None:
