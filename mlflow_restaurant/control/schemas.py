@@ -15,7 +15,9 @@ TAKES = {
 """For a type of column, the types to which MLflow converts all its values; every other type takes its own alone."""
 
 ANY = "any"
-"""The type of MLflow for what it could not infer: it checks nothing."""
+"""The type of MLflow for what it could not infer: it checks nothing, so that callers may send whatever they like."""
+
+ANY_SIZE = -1
 
 Column = Mapping[str, Any]
 
@@ -32,12 +34,15 @@ def schema_changes(old: ModelSignature | None, new: ModelSignature | None) -> li
 
 
 def _input_changes(old: Sequence[Column], new: Sequence[Column]) -> Iterator[str]:
-    if any(column.get("type") == ANY and "name" not in column for column in (*old, *new)):
+    if len(new) == 1 and new[0].get("type") == ANY and "name" not in new[0]:
         return
-    if all("name" in column for column in (*old, *new)):
+    names = [repr(column["name"]) for column in new if "name" in column]
+    if names and all("name" in column for column in old):
         yield from _by_name(_named(old), _named(new))
+    elif names:
+        yield f"its inputs have names: {', '.join(names)}"
     elif len(old) != len(new):
-        yield f"it takes {len(new)} inputs without names, not {len(old)}"
+        yield f"it takes {len(new)} inputs, not {len(old)}"
     else:
         for number, (before, after) in enumerate(zip(old, new, strict=True), start=1):
             if not _takes(before, after):
@@ -76,17 +81,26 @@ def _is_required(column: Column) -> bool:
 
 
 def _takes(before: Column, after: Column) -> bool:
-    if ANY in (before.get("type"), after.get("type")):
+    if after.get("type") == ANY:
         return True
-    if "tensor-spec" in before or "tensor-spec" in after:
-        return bool(before.get("tensor-spec") == after.get("tensor-spec"))
+    if "tensor-spec" in before and "tensor-spec" in after:
+        return _takes_tensor(before["tensor-spec"], after["tensor-spec"])
     if before.get("type") in TAKES:
         return after.get("type") in TAKES[before["type"]]
     return _bare(before) == _bare(after)
 
 
+def _takes_tensor(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    sizes = list(zip(before["shape"], after["shape"], strict=False))
+    return (
+        before["dtype"] == after["dtype"]
+        and len(before["shape"]) == len(after["shape"])
+        and all(now in (was, ANY_SIZE) for was, now in sizes)
+    )
+
+
 def _bare(column: Column) -> dict[str, Any]:
-    return {key: value for key, value in column.items() if key != "required"}
+    return {key: value for key, value in column.items() if key not in ("name", "required")}
 
 
 def _type(column: Column) -> str:

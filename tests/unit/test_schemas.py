@@ -40,6 +40,11 @@ def signature(inputs: Schema | None, **params: str) -> ModelSignature:
         (table(a="float"), table(a="double")),
         (table(a="double"), table(a="double?")),
         (table(a="double"), signature(Schema([ColSpec(AnyType())]))),
+        (table(a="double", b="string"), signature(Schema([ColSpec(AnyType())]))),
+        (signature(Schema([ColSpec(AnyType())])), signature(Schema([ColSpec(AnyType())]))),
+        (signature(Schema([ColSpec(AnyType(), "a")])), signature(Schema([ColSpec(AnyType(), "a")]))),
+        (table(a="double"), signature(Schema([ColSpec(AnyType(), "a")]))),
+        (table(a="double", b="long"), signature(Schema([ColSpec("double"), ColSpec("long")]))),
         (table(a="double"), None),
         (None, table(a="double")),
     ],
@@ -62,6 +67,36 @@ def test_what_callers_need_not_notice(old: Any, new: Any) -> None:
             table(b="long", c="double"),
             ["column 'a' is missing", "column 'b' is long instead of string", "column 'c' (double) is added"],
         ),
+        (
+            signature(Schema([ColSpec(AnyType(), "a")])),
+            table(a="double"),
+            ["column 'a' is double instead of any"],
+        ),
+        (
+            signature(Schema([ColSpec(AnyType())])),
+            signature(Schema([ColSpec("double")])),
+            ["input 1 is double instead of any"],
+        ),
+        (
+            signature(Schema([ColSpec(AnyType()), ColSpec("double")])),
+            signature(Schema([ColSpec(AnyType()), ColSpec("string")])),
+            ["input 2 is string instead of double"],
+        ),
+        (
+            signature(Schema([ColSpec(AnyType())])),
+            table(a="double", b="string"),
+            ["its inputs have names: 'a', 'b'"],
+        ),
+        (
+            signature(Schema([ColSpec("double")])),
+            signature(Schema([ColSpec("double"), ColSpec(AnyType())])),
+            ["it takes 2 inputs, not 1"],
+        ),
+        (
+            signature(Schema([ColSpec(AnyType())])),
+            signature(Schema([TensorSpec(dtype("float64"), (-1, 2))])),
+            ["input 1 is a tensor of float64 of shape (-1, 2) instead of any"],
+        ),
     ],
     ids=str,
 )
@@ -79,6 +114,13 @@ def test_tensors() -> None:
         "input 1 is a tensor of float64 of shape (-1, 3) instead of a tensor of float64 of shape (-1, 2)"
     ]
     assert len(schema_changes(tensor("float64", -1, 2), table(a="double"))) == 1
+
+
+def test_a_tensor_of_any_size_takes_those_of_one() -> None:
+    assert schema_changes(tensor("float64", -1, 4), tensor("float64", -1, -1)) == []
+    assert schema_changes(tensor("float64", 3, 4), tensor("float64", -1, 4)) == []
+    for new in (tensor("float64", -1, 4), tensor("float32", -1, -1), tensor("float64", -1, -1, -1)):
+        assert len(schema_changes(tensor("float64", -1, -1), new)) == 1
 
 
 def test_params() -> None:
