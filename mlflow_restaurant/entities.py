@@ -153,7 +153,7 @@ EVENT_KINDS = {
     "scaled": "a deployment has another number of replicas or sleeps, and why",
     "replica": "a replica ended, and why, or runs again",
     "memory": "a replica is replaced because it grew beyond `max_memory_mb`",
-    "unhealthy": "a replica keeps ending, or no longer gives the golden answer",
+    "unhealthy": "a replica keeps ending, needs more memory than it may have, or no longer gives the golden answer",
     "deleted": "a deployment was deleted",
     "endpoint": "an endpoint was made, changed or deleted, with its traffic",
     "gateway": "a gateway ended and another takes its place",

@@ -112,8 +112,8 @@ class Controller:
                 limit = replica.revision.config.max_memory_mb
                 if limit and replica.pid is not None and replica.takes_requests():
                     used = await asyncio.to_thread(private_mb, replica.pid)
-                    if used > limit and replica.takes_requests():
-                        replica.recycle(f"it uses {used:.0f} MB of memory, more than max_memory_mb={limit:g}")
+                    if replica.takes_requests():
+                        replica.weighed(used, time.monotonic())
 
     async def wait_until_serving(self, timeout_s: float) -> None:
         """Wait until every gateway has a route table, and so answers callers.

@@ -25,7 +25,13 @@ from mlflow_restaurant.control.batching import (
 from mlflow_restaurant.control.cores import threads_of
 from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
-from mlflow_restaurant.control.planner import FATAL_AFTER_QUICK_DEATHS, Seen, after_death
+from mlflow_restaurant.control.planner import (
+    FATAL_AFTER_QUICK_DEATHS,
+    FIRST_BACKOFF_S,
+    Death,
+    Seen,
+    after_death,
+)
 from mlflow_restaurant.control.replica_client import call_replica, error_message
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError
@@ -41,6 +47,14 @@ _logger = logging.getLogger(__name__)
 
 KIND = "replica"
 STOP_GRACE_S = 5.0
+FIRST_MINUTE_S = 60.0
+"""A replica that is too large so soon is no better for being replaced: that counts as a quick death."""
+TOO_SMALL_AFTER = 2
+"""So many of those in a row say that the model needs more than it may have."""
+GROWTH = 1.1
+"""A replica that has grown so much since it was found too large is replaced at once."""
+MOST_DOUBLINGS = 7
+"""Of the time for which it goes on serving, which ends as a minute."""
 
 
 class Launchers(Protocol):
@@ -75,6 +89,11 @@ class Replica:
         self.verify = False
         self.disagreement: str | None = None
         self.recycled = False
+        self.running_since = -math.inf
+        self.too_large_mb = 0.0
+        self.too_large_soon = 0
+        self.recycle_at = 0.0
+        self.too_small = ""
         self.answers: list[bytes] = []
         self.stray = ""
         self.task: asyncio.Task[None] | None = None
@@ -92,7 +111,7 @@ class Replica:
             self.retry_at,
             self.error,
             self.quick_deaths,
-            self.stray,
+            self.stray or self.too_small,
         )
 
     def public(self) -> dict[str, Any]:
@@ -136,6 +155,34 @@ class Replica:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
+    def weighed(self, used_mb: float, now: float) -> None:
+        """Take note of how much memory the process has for itself, and replace it when that is more than it may have.
+
+        One that is too large soon after its start goes on serving for a while first, longer each time.
+        """
+        limit, soon = self.revision.config.max_memory_mb, now - self.running_since < FIRST_MINUTE_S
+        if used_mb <= limit:
+            if not soon:
+                self.too_large_mb, self.too_large_soon, self.too_small = 0.0, 0, ""
+            return
+        if not self.too_large_mb:
+            self._too_large(used_mb, now, soon=soon)
+        if now >= self.recycle_at or used_mb > GROWTH * self.too_large_mb:
+            self.recycle(f"it uses {used_mb:.0f} MB of memory, more than max_memory_mb={limit:g}")
+
+    def _too_large(self, used_mb: float, now: float, *, soon: bool) -> None:
+        self.too_large_mb, self.recycle_at = used_mb, now
+        self.too_large_soon = self.too_large_soon + 1 if soon else 0
+        if self.too_large_soon < TOO_SMALL_AFTER:
+            return
+        doublings = min(self.too_large_soon - TOO_SMALL_AFTER, MOST_DOUBLINGS)
+        self.recycle_at += FIRST_BACKOFF_S * 2.0**doublings
+        known = bool(self.too_small)
+        limit = self.revision.config.max_memory_mb
+        self.too_small = f"its model needs {used_mb:.0f} MB of memory, and max_memory_mb is {limit:g}"
+        if not known:
+            self._note("unhealthy", f"replica {self.id}: {self.too_small}")
+
     def recycle(self, reason: str) -> None:
         """Let the process get no more requests, so that it can be ended and started again without harm."""
         self.recycled, self.suspicion = True, reason
@@ -173,7 +220,8 @@ class Replica:
             await self._ready(child)
             self.error = ""
             fault_point("replica: it runs")
-            self.start_s = time.monotonic() - self.started
+            self.running_since = time.monotonic()
+            self.start_s = self.running_since - self.started
             self._become(ReplicaState.RUNNING)
             if self.restarts:
                 self._note("replica", f"replica {self.id} runs again (restart {self.restarts})")
@@ -194,6 +242,7 @@ class Replica:
         launcher = await self.launchers.launcher_for(self.revision)
         self.started = time.monotonic()
         self.key, self.suspicion, self.recycled = f"r-{secrets.token_hex(3)}", "", False
+        self.too_large_mb = 0.0
         config = self.revision.config
         args = {
             "model": str(self.home.models / self.revision.artifact.digest),
@@ -330,8 +379,11 @@ class Replica:
 
     def _died(self, reason: str) -> None:
         now = time.monotonic()
-        lived = math.inf if self.recycled else now - self.started
-        death = after_death(lived, self.quick_deaths, now, self.start_s)
+        if self.recycled and self.too_large_soon:  # it has served for as long as others wait
+            death = Death(ReplicaState.BACKOFF, self.quick_deaths + 1, now)
+        else:
+            lived = math.inf if self.recycled else now - self.started
+            death = after_death(lived, self.quick_deaths, now, self.start_s)
         self.quick_deaths, self.retry_at, self.error = death.quick_deaths, death.retry_at, reason
         text = f"replica {self.id} ended: {reason}"
         if death.quick_deaths > FATAL_AFTER_QUICK_DEATHS:  # known already

@@ -267,3 +267,21 @@ def test_a_replica_that_grows_is_replaced_and_fails_no_request(home: Home, actor
     assert replica["restarts"] == 2
     log = home.deployment_log("a").read_text()
     assert "MB of memory, more than max_memory_mb=150; it is replaced" in log
+
+
+def test_a_limit_that_the_model_does_not_fit_in_is_said_and_fails_no_request(home: Home, actor: Path) -> None:
+    client, deployment = deployed(home, actor, max_memory_mb=3)
+    with Load(deployment["url"], pause_s=0.01).running() as load:
+        state = eventually(
+            lambda: _state(client, "UNHEALTHY", "MB of memory, and max_memory_mb is 3"), "it is said"
+        )
+        assert "its model needs" in state["message"]
+        begun = time.monotonic()
+        while time.monotonic() < begun + 10:
+            assert client.get_deployment("a")["state"] == "UNHEALTHY"
+        load.wait_for(10)
+    assert not load.failures()
+    (replica,) = client.get_deployment("a")["replicas"]
+    assert replica["restarts"] <= 6  # 0.5 s, 1, 2, 4 and 8 between them
+    said = [event["kind"] for event in ControlClient(home).events("a")]
+    assert said.count("unhealthy") == 1
