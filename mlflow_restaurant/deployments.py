@@ -128,7 +128,10 @@ class RestaurantDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]
             ``model_uuid``, ``endpoint``, ``revision`` (from 1), ``state`` (``UPDATING``, ``HEALTHY``, ``UNHEALTHY``,
             ``DEPLOY_FAILED``, ``DELETING``), ``message``, ``replicas`` (each ``id``, ``state``, ``pid``,
             ``restarts``, ``revision``), ``url``, ``config``, ``env_manager`` and ``batching`` (what was decided and
-            why), ``created_at`` and ``updated_at`` (ISO 8601, UTC).
+            why), ``rollout`` (None, or the one under way: its ``revision`` and ``strategy``; once a canary or shadow
+            is tried also ``step``, ``steps``, ``share`` in percent, ``old`` and ``new``, each with ``requests``,
+            ``errors``, ``error_rate``, ``p95_ms`` and ``under_way``, of a shadow ``agreement``, and ``not_judged``
+            where steps passed with too few requests), ``created_at`` and ``updated_at`` (ISO 8601, UTC).
 
         Raises:
             MlflowException: there is no such deployment.

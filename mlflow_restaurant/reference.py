@@ -18,6 +18,40 @@ from mlflow_restaurant.config import (
 )
 from mlflow_restaurant.entities import EVENT_KINDS
 
+DEPLOYMENT_FIELDS = (
+    ("name", "its name"),
+    ("flavor", "that was asked for, else `python_function`"),
+    ("model_uri", "as it was given"),
+    ("model_version", "in the registry, that the URI stood for; or null"),
+    ("model_uuid", "of the model"),
+    ("endpoint", "that the deployment belongs to, or null"),
+    ("revision", "that serves, from 1"),
+    ("state", "`UPDATING`, `HEALTHY`, `UNHEALTHY`, `DEPLOY_FAILED`, `DELETING`"),
+    ("message", "what is under way, or wrong"),
+    ("replicas", "a list: `id`, `state`, `pid`, `restarts`, `revision`"),
+    ("url", "where it answers"),
+    ("config", "its settings"),
+    ("env_manager", "`chosen`, and the `reason`"),
+    ("batching", "whether requests are merged, and why"),
+    ("rollout", "the one that is under way, below; or null"),
+    ("created_at", "ISO 8601, UTC"),
+    ("updated_at", "likewise"),
+)
+ROLLOUT_FIELDS = (
+    ("revision", "that is to come into service"),
+    ("strategy", "`rolling`, `canary`, `shadow`"),
+    ("step, steps", "number of the step that is baked, and how many there are"),
+    ("share", "of the requests that it answers, or gets copies of, in percent"),
+    (
+        "old, new",
+        "what each side did in this step: `requests`, `errors`, `error_rate`, `p95_ms`, `under_way`",
+    ),
+    ("agreement", "of a shadow: rows that were compared and agreed, by column too, and the worst"),
+    (
+        "not_judged",
+        "steps that passed with too few requests, where there are some: `step`, `requests`, `min_requests`",
+    ),
+)
 PATHS = (
     (
         "POST",
@@ -110,6 +144,16 @@ def reference() -> str:
         f"In `config.toml` of its home, or as `{ENV_PREFIX}<NAME>` in the environment of the command that starts it.",
         "",
         *_table(("key", "default", "meaning"), [*server]),
+        "",
+        "## A deployment as `get` describes it",
+        "",
+        "`mlflow deployments get` and `list`, the same in Python, and `mlflow-restaurant status --json`, with what the last minute brought.",
+        "",
+        *_table(("field", "what"), [(_code(f), w) for f, w in DEPLOYMENT_FIELDS]),
+        "",
+        "`rollout`; from `step` on only while a canary or shadow is tried, as [`history --json`](rollouts.md) keeps it under `trial`:",
+        "",
+        *_table(("field", "what"), [(_code(f).replace(", ", "`, `"), w) for f, w in ROLLOUT_FIELDS]),
         "",
         "## Events",
         "",

@@ -19,6 +19,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.reference import DEPLOYMENT_FIELDS
 
 from ..support import Load, call, do, eventually, processes_of, records
 from .conftest import own_client, restaurant
@@ -47,6 +48,7 @@ def test_create_returns_what_get_returns_and_predictions_work(
     created = client.create_deployment("a", str(actor), config={"replicas": "2"})
     assert created == client.get_deployment("a")
     assert set(created) >= FIELDS
+    assert list(created) == [field for field, _ in DEPLOYMENT_FIELDS]
     assert created["state"] == "HEALTHY"
     assert (created["revision"], created["model_version"], created["endpoint"]) == (1, None, None)
     assert created["model_uri"] == str(actor)

@@ -20,6 +20,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.reference import ROLLOUT_FIELDS
 
 from ..support import Load, Slow, do, eventually, records
 
@@ -196,7 +197,10 @@ def test_users_end_a_trial(client: RestaurantDeploymentClient, url: str) -> None
             end("a", print)
     with trying(client) as update:
         assert set(answers(url)) == {"first", "second"}
-        assert client.get_deployment("a")["state"] == "UPDATING"
+        found = client.get_deployment("a")
+        assert found["state"] == "UPDATING"
+        named = [name for field, _ in ROLLOUT_FIELDS for name in field.split(", ")]
+        assert [name for name in named if name in found["rollout"]] == list(found["rollout"])
         assert control.abort("a", print)["revision"] == 1
         with pytest.raises(MlflowException, match="it was aborted"):
             update.result(60)
