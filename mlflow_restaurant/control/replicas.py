@@ -27,12 +27,12 @@ from mlflow_restaurant.control.events import EventLog, append_log
 from mlflow_restaurant.control.golden import strays
 from mlflow_restaurant.control.planner import (
     FATAL_AFTER_QUICK_DEATHS,
-    FIRST_BACKOFF_S,
     Death,
     Seen,
     after_death,
 )
 from mlflow_restaurant.control.replica_client import call_replica, error_message
+from mlflow_restaurant.control.weight import Weight
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
@@ -47,14 +47,6 @@ _logger = logging.getLogger(__name__)
 
 KIND = "replica"
 STOP_GRACE_S = 5.0
-FIRST_MINUTE_S = 60.0
-"""A replica that is too large so soon is no better for being replaced: that counts as a quick death."""
-TOO_SMALL_AFTER = 2
-"""So many of those in a row say that the model needs more than it may have."""
-GROWTH = 1.1
-"""A replica that has grown so much since it was found too large is replaced at once."""
-MOST_DOUBLINGS = 7
-"""Of the time for which it goes on serving, which ends as a minute."""
 
 
 class Launchers(Protocol):
@@ -89,11 +81,7 @@ class Replica:
         self.verify = False
         self.disagreement: str | None = None
         self.recycled = False
-        self.running_since = -math.inf
-        self.too_large_mb = 0.0
-        self.too_large_soon = 0
-        self.recycle_at = 0.0
-        self.too_small = ""
+        self.weight = Weight(revision.config.max_memory_mb)
         self.answers: list[bytes] = []
         self.stray = ""
         self.task: asyncio.Task[None] | None = None
@@ -111,7 +99,7 @@ class Replica:
             self.retry_at,
             self.error,
             self.quick_deaths,
-            self.stray or self.too_small,
+            self.stray or self.weight.complaint,
         )
 
     def public(self) -> dict[str, Any]:
@@ -156,32 +144,15 @@ class Replica:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def weighed(self, used_mb: float, now: float) -> None:
-        """Take note of how much memory the process has for itself, and replace it when that is more than it may have.
-
-        One that is too large soon after its start goes on serving for a while first, longer each time.
-        """
-        limit, soon = self.revision.config.max_memory_mb, now - self.running_since < FIRST_MINUTE_S
-        if used_mb <= limit:
-            if not soon:
-                self.too_large_mb, self.too_large_soon, self.too_small = 0.0, 0, ""
-            return
-        if not self.too_large_mb:
-            self._too_large(used_mb, now, soon=soon)
-        if now >= self.recycle_at or used_mb > GROWTH * self.too_large_mb:
-            self.recycle(f"it uses {used_mb:.0f} MB of memory, more than max_memory_mb={limit:g}")
-
-    def _too_large(self, used_mb: float, now: float, *, soon: bool) -> None:
-        self.too_large_mb, self.recycle_at = used_mb, now
-        self.too_large_soon = self.too_large_soon + 1 if soon else 0
-        if self.too_large_soon < TOO_SMALL_AFTER:
-            return
-        doublings = min(self.too_large_soon - TOO_SMALL_AFTER, MOST_DOUBLINGS)
-        self.recycle_at += FIRST_BACKOFF_S * 2.0**doublings
-        known = bool(self.too_small)
-        limit = self.revision.config.max_memory_mb
-        self.too_small = f"its model needs {used_mb:.0f} MB of memory, and max_memory_mb is {limit:g}"
-        if not known:
-            self._note("unhealthy", f"replica {self.id}: {self.too_small}")
+        """Take note of how much memory the process has for itself, and replace it when that is more than it may have."""
+        known = self.weight.complaint
+        replaced = self.weight.is_too_much(used_mb, now)
+        if self.weight.complaint and not known:
+            self._note("unhealthy", f"replica {self.id}: {self.weight.complaint}")
+        if replaced:
+            self.recycle(
+                f"it uses {used_mb:.0f} MB of memory, more than max_memory_mb={self.weight.limit_mb:g}"
+            )
 
     def recycle(self, reason: str) -> None:
         """Let the process get no more requests, so that it can be ended and started again without harm."""
@@ -220,8 +191,8 @@ class Replica:
             await self._ready(child)
             self.error = ""
             fault_point("replica: it runs")
-            self.running_since = time.monotonic()
-            self.start_s = self.running_since - self.started
+            self.start_s = time.monotonic() - self.started
+            self.weight.runs(time.monotonic())
             self._become(ReplicaState.RUNNING)
             if self.restarts:
                 self._note("replica", f"replica {self.id} runs again (restart {self.restarts})")
@@ -242,7 +213,6 @@ class Replica:
         launcher = await self.launchers.launcher_for(self.revision)
         self.started = time.monotonic()
         self.key, self.suspicion, self.recycled = f"r-{secrets.token_hex(3)}", "", False
-        self.too_large_mb = 0.0
         config = self.revision.config
         args = {
             "model": str(self.home.models / self.revision.artifact.digest),
@@ -379,7 +349,7 @@ class Replica:
 
     def _died(self, reason: str) -> None:
         now = time.monotonic()
-        if self.recycled and self.too_large_soon:  # it has served for as long as others wait
+        if self.recycled and self.weight.soon:  # it has served for as long as others wait
             death = Death(ReplicaState.BACKOFF, self.quick_deaths + 1, now)
         else:
             lived = math.inf if self.recycled else now - self.started
