@@ -39,11 +39,7 @@ def strictly(text: str | bytes) -> Any:
     Raises:
         ValueError: it is no JSON, names a key twice, or has a NaN or an infinite number.
     """
-    return json.loads(
-        text if isinstance(text, str) else text.decode(),
-        object_pairs_hook=_unique,
-        parse_constant=_refuse,
-    )
+    return _STRICT.decode(text if isinstance(text, str) else text.decode())
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,6 +51,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
 
 
 def read_text(before: bytes, after: bytes) -> Described | None:

@@ -81,9 +81,6 @@ class Table:
     def __init__(self, columns: tuple[str, ...], kinds: Sequence[Kinds]) -> None:
         self.columns, self.kinds = columns, kinds
         self.bounds: dict[Values, tuple[Values, list[tuple[int, float, float]]] | None] = {}
-        self.quoted: list[bytes] = []
-        if all(name.isascii() and name.isprintable() and not set(name) & set(',:"\\') for name in columns):
-            self.quoted = [b'"%b"' % name.encode() for name in columns]
 
     def of_lists(self, rows: Sequence[Any]) -> Values | None:
         """Return the kind of each column's values, of rows that are lists."""
@@ -144,12 +141,12 @@ class Table:
         return self.of_columns(zip(*[record.values() for record in records], strict=True))
 
     def once_each(self, text: bytes, times: int) -> bool:
-        """Tell whether objects that were parsed from `text` have no key twice, which the fast parser says nothing of.
+        """Tell whether so many objects that were parsed from `text` have no key twice, which the fast parser says nothing of.
 
-        A key without backslash, comma and colon can't be overlooked in counting: what stands between two strings has
-        one of those. Counted too often, as a value, the strict parser decides.
+        Each has all columns, and each key a colon behind it; so as many colons as columns in all objects leave none for
+        a key more. Where there are more, they may stand in names or values, and the strict parser decides.
         """
-        if self.quoted and b"\\" not in text and all(text.count(name) == times for name in self.quoted):
+        if text.count(b":") == times * len(self.columns):
             return True
         try:
             strictly(text)
