@@ -5,11 +5,11 @@ alone. So nothing waits for a timer when there is little to do, and batches grow
 is resolved exactly once, whatever becomes of the others in its batch:
 
 - a merged request that fails is cut in half and each half sent again, down to single requests as their callers sent
-  them; so a row that is wrong fails only its own request;
+  them; so a row that is wrong fails only its own request; where many failed lately, each is sent alone at once;
 - a replica that breaks the connection costs one more try of the same batch at another; after that each request is sent
   alone, since one of them may be what ends replicas;
 - a replica that hangs is given up long before the time of the requests is over, and each is sent alone; the one at which
-  a replica hangs again waits for the others;
+  a replica hangs again waits for all that came before;
 - where the model itself ended the replica, each request is sent alone at once;
 - an answer that is not one prediction for each row ends merging for that revision;
 - a caller who goes away, or whose time is over, is left out of the answer, not out of the batch.
@@ -28,6 +28,7 @@ from mlflow_restaurant.gateway import metrics, scoring
 from mlflow_restaurant.gateway.answers import JSON_TYPE, MODEL_EXITED, Reply, mend
 from mlflow_restaurant.gateway.calls import PATH, Batch, Call, replicas_ended, stamped
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
+from mlflow_restaurant.gateway.failures import Failures
 from mlflow_restaurant.gateway.patience import Patience
 from mlflow_restaurant.gateway.queue import Queue
 from mlflow_restaurant.gateway.upstream import (
@@ -78,7 +79,7 @@ class Batcher:
         self.queue = Queue()
         self.running: dict[asyncio.Task[None], Batch] = {}
         self.distrusted: int | None = None
-        self.patience = Patience()
+        self.patience, self.failures = Patience(), Failures()
         self.pumping: asyncio.Handle | None = None
         self.ripening: asyncio.TimerHandle | None = None
         self.sweeping: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class Batcher:
             self._merge_by(route)
 
     def _merge_by(self, route: DeploymentRoute) -> None:
-        self.patience = Patience()
+        self.patience, self.failures = Patience(), Failures()
         self.queue.read_by(route.batch if route.revision != self.distrusted else None)
         self.dispatcher.one_at_a_time = self.merges
 
@@ -216,7 +217,8 @@ class Batcher:
         self.pumping = self.ripening = None
         while self.queue and self.dispatcher.is_free():
             now = time.monotonic() if self.queue.wait_s else 0.0
-            batch = self.queue.next(now)
+            most_rows = self.patience.most_rows(self.route.timeout_s)
+            batch = self.queue.next(now, most_rows, self.failures.most_requests())
             if not isinstance(batch, Batch):
                 if batch is not None:
                     self.ripening = self.loop.call_later(batch - now, self.pump)
@@ -241,7 +243,8 @@ class Batcher:
                 patience_s=self.patience.limit_s(batch, self.route.timeout_s),
             )
             if answer.status == 200:
-                self.patience.saw(time.monotonic() - sent)
+                self.patience.saw(batch, time.monotonic() - sent)
+                self.failures.saw(batch)
             if self.queue and answer.status == 200:
                 # The replica gets its next batch before this one is split and told.
                 held = False
@@ -251,10 +254,12 @@ class Batcher:
         except ConnectFailed:
             self._put_back(batch)
         except Hanging:
+            self.patience.gave_up(batch, time.monotonic() - sent)
             self._hung(batch)
         except ConnectionBroken as e:
             self._broken(batch, e)
         except DeadlineExceeded:
+            self.patience.gave_up(batch, time.monotonic() - sent)
             self._finish(batch, self._too_late())
         except Exception as e:  # a mistake of ours must not leave callers without an answer
             self.log(self.route.name, f"a scoring request failed in the gateway: {e!r}")
@@ -272,17 +277,17 @@ class Batcher:
             self._put_back(*[Batch([call], tries=1, suspect=True) for call in batch.calls])
             return
         batch.suspect = False
-        self._put_back(batch, last=True)
+        self._put_back(batch, behind=time.monotonic())
 
     def _finish(self, batch: Batch, error: RestaurantError) -> None:
         for call in batch.calls:
             call.finish(type(error)(error.message))
 
-    def _put_back(self, *batches: Batch, last: bool = False) -> None:
+    def _put_back(self, *batches: Batch, behind: float | None = None) -> None:
         if self.dispatcher.closed:
             self._let_go(call for batch in batches for call in batch.calls)
             return
-        self.queue.put_back(*batches, last=last)
+        self.queue.put_back(*batches, behind=behind)
         self._sweep_by(min(call.deadline for batch in batches for call in batch.calls))
 
     def _sweep_by(self, moment: float) -> None:
@@ -323,13 +328,16 @@ class Batcher:
     def _answered(self, slots: Slots, batch: Batch, answer: Answer) -> None:
         calls, name = batch.calls, self.route.name
         if len(calls) == 1:
+            if answer.status != 200:
+                self.failures.saw(batch, failed=True)
             reply = mend(answer, calls[0].prefix)
             reply.headers = stamped(reply.headers, name, slots)
             calls[0].finish(reply)
             return
         if answer.status != 200:
             self._count(metrics.RERUNS)
-            if MODEL_EXITED in answer.body:  # to cut it in half would end one replica after the other
+            # To cut it in half would end one replica after the other, or cost more calls than requests.
+            if MODEL_EXITED in answer.body or self.failures.most_requests() == 1:
                 self._put_back(*[Batch([call]) for call in calls])
                 return
             middle = len(calls) // 2

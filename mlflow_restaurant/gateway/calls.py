@@ -99,15 +99,19 @@ class Batch:
         reader: what read the calls to be mergeable.
         tries: how many replicas broke the connection.
         suspect: it was in a batch at which a replica hung, and may be why.
+
+    Attributes:
+        behind: see `Queue.put_back`.
     """
 
-    __slots__ = ("calls", "deadline", "reader", "suspect", "tries")
+    __slots__ = ("behind", "calls", "deadline", "reader", "suspect", "tries")
 
     def __init__(
         self, calls: list[Call], reader: Reader | None = None, tries: int = 0, *, suspect: bool = False
     ) -> None:
         self.calls, self.reader, self.tries, self.suspect = calls, reader, tries, suspect
         self.deadline = 0.0
+        self.behind: float | None = None
 
     def waiting(self) -> list[Call]:
         return [call for call in self.calls if call.done is not None]

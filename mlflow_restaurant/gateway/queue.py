@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -81,11 +82,11 @@ class Queue:
         self.size -= 1
         return True
 
-    def put_back(self, *batches: Batch, last: bool = False) -> None:
+    def put_back(self, *batches: Batch, behind: float | None = None) -> None:
         """Let these batches be the next, in this order; calls that nobody waits for are left out.
 
         Args:
-            last: let them be the last of those that are tried again.
+            behind: let all that came before this moment, on the clock of `Call.started`, go first.
         """
         for batch in reversed(batches):
             calls = batch.waiting()
@@ -93,46 +94,55 @@ class Queue:
                 for call in calls:
                     self.add(call)
             elif calls:
-                batch.calls = calls
-                if last:
+                batch.calls, batch.behind = calls, behind
+                if behind is not None:
                     self.again.append(batch)
                 else:
                     self.again.appendleft(batch)
                 self.size += len(calls)
 
-    def next(self, now: float) -> Batch | float | None:
+    def next(
+        self, now: float, most_rows: float = math.inf, most_calls: float = math.inf
+    ) -> Batch | float | None:
         """Take the batch whose turn it is.
 
         Args:
             now: on the clock of `Call.started`, in seconds.
+            most_rows: how many rows it may have if it has several calls, where that is less than `max_rows`.
+            most_calls: how many calls it may have.
 
         Returns:
             the batch; or the moment when there will be one, when all that is there may wait for more rows; or None.
         """
-        if self.again:
-            batch = self.again.popleft()
-            self.size -= len(batch.calls)
-            return batch
+        for batch in self.again:
+            if batch.behind is None or not self._has_from_before(batch.behind):
+                self.again.remove(batch)
+                self.size -= len(batch.calls)
+                return batch
         key = due = None
+        most_rows = min(most_rows, self.max_rows)
         if self.wait_s <= 0:
             key = next(iter(self.groups), None)
         else:
-            key, due = self._ripe(now)
-        return due if key is None else self._take(key)
+            key, due = self._ripe(now, most_rows, most_calls)
+        return due if key is None else self._take(key, most_rows, most_calls)
 
-    def _ripe(self, now: float) -> tuple[object | None, float | None]:
+    def _has_from_before(self, moment: float) -> bool:
+        return any(next(iter(group)).started < moment for group in self.groups.values())
+
+    def _ripe(self, now: float, most_rows: float, most_calls: float) -> tuple[object | None, float | None]:
         """Return the oldest group that need not wait, or None and the moment until which the first one may."""
         first_due: float | None = None
         for key, group in self.groups.items():
             oldest = next(iter(group))
             due = oldest.started + self.wait_s
             rows = sum(call.part.count for call in group if call.part is not None)
-            if oldest.part is None or due <= now or rows >= self.max_rows:
+            if oldest.part is None or due <= now or rows >= most_rows or len(group) >= most_calls:
                 return key, None
             first_due = due if first_due is None else min(first_due, due)
         return None, first_due
 
-    def _take(self, key: object) -> Batch:
+    def _take(self, key: object, most_rows: float, most_calls: float) -> Batch:
         """Take as many calls of a group as fit into one request; the rest goes behind the other groups."""
         group = self.groups.pop(key)
         calls: list[Call] = []
@@ -141,7 +151,7 @@ class Queue:
             if call.part is not None:
                 rows += call.part.count
                 size += len(call.body)
-            if calls and (rows > self.max_rows or size > MAX_BATCH_BYTES):
+            if calls and (rows > most_rows or size > MAX_BATCH_BYTES or len(calls) + 1 > most_calls):
                 break
             calls.append(call)
         if len(calls) < len(group):

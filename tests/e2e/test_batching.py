@@ -233,3 +233,36 @@ def test_the_decision_outlives_the_server(home: Home, models: Path) -> None:
     answer = call(f"{url}/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": [[5.0, 0.0]]}})
     assert answer.predictions == [pytest.approx(10.0)]
     assert merged_calls(url)[0] == 1
+
+
+def restarts(client: RestaurantDeploymentClient, name: str) -> int:
+    return sum(int(replica["restarts"]) for replica in client.get_deployment(name)["replicas"])
+
+
+def test_rows_that_take_long_end_no_replica(deployed: RestaurantDeploymentClient, actor: Path) -> None:
+    config = {"batching": "on", "timeout_s": 4}
+    url = deployed.create_deployment("long", str(actor), config=config)["url"]
+    assert do(url, "sleep:0.1").status == 200
+
+    with ThreadPoolExecutor(24) as pool:
+        for _ in range(2):
+            assert {answer.status for answer in pool.map(lambda _: do(url, "sleep:0.1"), range(24))} == {200}
+
+    assert restarts(deployed, "long") == 0
+    deployed.delete_deployment("long")
+
+
+def test_a_row_that_hangs_costs_no_other_its_answer_though_one_took_long_before(
+    deployed: RestaurantDeploymentClient, actor: Path
+) -> None:
+    config = {"batching": "on", "timeout_s": 8}
+    url = deployed.create_deployment("hanging", str(actor), config=config)["url"]
+    for action in ("say 1", "sleep:1"):
+        assert do(url, action).status == 200
+
+    def ask(number: int) -> int:
+        return do(url, "sleep:100" if number == 10 else f"say {number}").status
+
+    with ThreadPoolExecutor(24) as pool:
+        assert list(pool.map(ask, range(24))) == [504 if number == 10 else 200 for number in range(24)]
+    deployed.delete_deployment("hanging")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import BatchRoute, DeploymentRoute, ReplicaRoute
 from mlflow_restaurant.errors import DeadlineExceeded, DoesNotExist, QueueFull, RestaurantError, Unavailable
-from mlflow_restaurant.gateway import metrics, patience
+from mlflow_restaurant.gateway import metrics
 from mlflow_restaurant.gateway.answers import Reply
 from mlflow_restaurant.gateway.batcher import Batcher
 from mlflow_restaurant.gateway.calls import Batch, Call, Outcome
@@ -470,24 +470,45 @@ class TestTrouble:
 
         running(test)
 
-    def test_what_takes_long_has_time(self) -> None:
+    def test_rows_that_take_long_go_together_as_far_as_there_is_time(self) -> None:
         async def test() -> None:
             async def respond(_: Slots, message: Message) -> Answer:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02 * len(values_of(message.body)))
+                return answered(message.body)
+
+            site = Site(route("a", timeout_s=0.8), respond)
+            first = site.call(0.0)
+            while not site.outcomes[first]:
+                await asyncio.sleep(0.005)
+            calls = [site.call(float(i)) for i in range(24)]
+            while not all(site.outcomes[call] for call in calls):
+                await asyncio.sleep(0.005)
+
+            assert all(isinstance(site.result(call), Reply) for call in calls)
+            assert all(len(values) <= 10 for values in site.batches[1:])
+            assert len(site.batches) < 10
+            assert set(site.patience[1:]) <= {0.4, math.inf}
+
+        running(test)
+
+    def test_a_call_that_took_too_long_has_fewer_rows_the_next_time(self) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                takes_s = 0.01 * len(values_of(message.body))
+                await asyncio.sleep(min(takes_s, site.patience[-1], 0.4))
+                if takes_s > site.patience[-1]:
+                    raise Hanging("it takes long")
+                if takes_s > 0.4:
+                    raise DeadlineExceeded("too late")
                 return answered(message.body)
 
             site = Site(route("a", timeout_s=0.4), respond)
-            with mock.patch.object(patience, "PATIENCE_S", 0.01):
-                for _ in range(2):
-                    calls = [site.call(1.0), site.call(2.0)]
-                    await asyncio.sleep(0.2)
-                    assert [site.body(call) for call in calls] == [
-                        b'{"predictions": [2.0]}',
-                        b'{"predictions": [4.0]}',
-                    ]
+            for rows in (60, 30, 30):
+                calls = [site.call(float(i)) for i in range(rows)]
+                while not all(site.outcomes[call] for call in calls):
+                    await asyncio.sleep(0.005)
 
-            assert site.patience[0] == math.inf
-            assert site.patience[-1] >= 10 * 0.05
+            assert all(isinstance(site.result(call), Reply) for call in calls)
 
         running(test)
 
@@ -501,6 +522,27 @@ class TestTrouble:
 
             assert all(len(outcomes) == 1 for outcomes in site.outcomes.values())
             assert len(site.sent) == 15
+
+        running(test)
+
+    def test_many_bad_callers_cost_hardly_more_calls_than_requests(self) -> None:
+        async def test() -> None:
+            site = Site(route("a", max_queue=200, max_rows=128))
+            costs = []
+            for _ in range(3):
+                before = len(site.sent)
+                calls = [site.call(float(-1 - i)) for i in range(128)]
+                while not all(site.outcomes[call] for call in calls):
+                    await settle()
+                costs.append(len(site.sent) - before)
+
+            assert costs[0] < 1.25 * 128
+            assert costs[1:] == [128, 128]
+            for _ in range(5):
+                good = [site.call(float(i)) for i in range(128)]
+                while not all(site.outcomes[call] for call in good):
+                    await settle()
+            assert max(map(len, site.batches[-5:])) > 32
 
         running(test)
 
