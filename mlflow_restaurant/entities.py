@@ -36,6 +36,7 @@ class BatchFacts(Record):
         reason: how that is known.
         columns: see `BatchRoute`; `tensor` likewise.
         obstacle: why input of this signature can't be merged; empty if it can.
+        library: whether nothing but one of the libraries whose models are row-wise makes the predictions.
     """
 
     row_wise: bool
@@ -43,13 +44,19 @@ class BatchFacts(Record):
     columns: dict[str, str] | None = None
     tensor: tuple[str, tuple[int, ...]] | None = None
     obstacle: str = ""
+    library: bool = False
 
 
 class BatchDecision(Record):
-    """Whether the requests of a revision are merged, and why."""
+    """Whether the requests of a revision are merged, and why.
+
+    Attributes:
+        own_code: whether the model may run functions of its author, see `BatchRoute`.
+    """
 
     chosen: Literal["on", "off"]
     reason: str
+    own_code: bool = True
 
 
 class ModelSignature(Record):
@@ -196,12 +203,15 @@ class BatchRoute(Record):
         wait_ms: how long a free replica waits for more rows, in milliseconds.
         columns: types of the signature's columns by name, where the input is a table.
         tensor: type and inner shape (without the rows) of the signature's one tensor, where the input is that.
+        own_code: whether the model may run functions of its author. What these return for a row may look otherwise beside
+            a missing value than alone: pandas writes 9 as 9.0 there, and None as NaN.
     """
 
     max_rows: int
     wait_ms: float
     columns: dict[str, str] | None = None
     tensor: tuple[str, tuple[int, ...]] | None = None
+    own_code: bool = True
 
 
 class DeploymentRoute(Record):

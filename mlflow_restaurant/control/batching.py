@@ -44,7 +44,14 @@ def facts_of(flavors: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]] | N
     """
     row_wise, reason = _row_wise(flavors)
     columns, tensor, obstacle = _mergeable_input(inputs)
-    return BatchFacts(row_wise=row_wise, reason=reason, columns=columns, tensor=tensor, obstacle=obstacle)
+    return BatchFacts(
+        row_wise=row_wise,
+        reason=reason,
+        columns=columns,
+        tensor=tensor,
+        obstacle=obstacle,
+        library=FLAVOR not in flavors and _loader(flavors) in ROW_WISE_LOADERS,
+    )
 
 
 def _row_wise(flavors: Mapping[str, Any]) -> tuple[bool, str]:
@@ -54,10 +61,14 @@ def _row_wise(flavors: Mapping[str, Any]) -> tuple[bool, str]:
             return True, "the bundle was saved as row-wise"
         why = conf.get("row_wise_reason") or "not known"
         return False, f"the bundle was not saved as row-wise ({why})"
-    loader = str(flavors.get(PYFUNC, {}).get("loader_module"))
+    loader = _loader(flavors)
     if loader in ROW_WISE_LOADERS:
         return True, f"models of {ROW_WISE_LOADERS[loader]} predict each row by itself"
     return False, f"models of {loader} need not predict each row by itself; batching=on merges all the same"
+
+
+def _loader(flavors: Mapping[str, Any]) -> str:
+    return str(flavors.get(PYFUNC, {}).get("loader_module"))
 
 
 Input = tuple[dict[str, str] | None, tuple[str, tuple[int, ...]] | None, str]
@@ -116,7 +127,10 @@ def disagreement(together: Sequence[bytes] | None, alone: Sequence[Sequence[byte
 
 
 def decide(
-    setting: Literal["auto", "on", "off"], facts: BatchFacts | None, disagrees: str | None
+    setting: Literal["auto", "on", "off"],
+    facts: BatchFacts | None,
+    disagrees: str | None,
+    own_step: str | None = None,
 ) -> BatchDecision:
     """Decide whether requests are merged.
 
@@ -124,23 +138,37 @@ def decide(
         setting: of the deployment.
         facts: what MLmodel says; None for a model that was fetched before this was looked at.
         disagrees: what `disagreement` found in its input example; None if there was none to compare.
+        own_step: what in a model of scikit-learn is not scikit-learn's own work; empty if nothing; None: not known.
     """
+    chosen, reason = _decided(setting, facts, disagrees, own_step)
+    own_code = facts is None or not facts.library or own_step != ""
+    return BatchDecision(chosen=chosen, reason=reason, own_code=own_code)
+
+
+def _decided(
+    setting: Literal["auto", "on", "off"],
+    facts: BatchFacts | None,
+    disagrees: str | None,
+    own_step: str | None,
+) -> tuple[Literal["on", "off"], str]:
     if setting == "off":
-        return BatchDecision(chosen="off", reason="as asked for")
+        return "off", "as asked for"
     if facts is None:
-        return BatchDecision(chosen="off", reason="the model was fetched by a version that merged nothing")
+        return "off", "the model was fetched by a version that merged nothing"
     if facts.obstacle:
-        return BatchDecision(chosen="off", reason=facts.obstacle)
+        return "off", facts.obstacle
     if setting == "on":
-        return BatchDecision(chosen="on", reason="as asked for")
+        return "on", "as asked for"
     if not facts.row_wise:
-        return BatchDecision(chosen="off", reason=facts.reason)
+        return "off", facts.reason
+    if own_step:
+        return "off", f"{own_step} may look at several rows at once; batching=on merges all the same"
     if disagrees is None:
         reason = (
             f"{facts.reason}, but there is no input example to see it by; batching=on merges all the same"
         )
-        return BatchDecision(chosen="off", reason=reason)
+        return "off", reason
     if disagrees:
-        return BatchDecision(chosen="off", reason=disagrees)
+        return "off", disagrees
     reason = f"{facts.reason}, and the rows of the input example score the same alone and together"
-    return BatchDecision(chosen="on", reason=reason)
+    return "on", reason

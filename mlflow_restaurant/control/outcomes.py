@@ -132,7 +132,9 @@ class Outcomes:
     def _decide_batching(self, revision: Revision) -> BatchDecision:
         found = [replica.disagreement for replica in self._replicas_of(revision)]
         disagrees = next(filter(None, found), "" if "" in found else None)
-        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees)
+        steps = [replica.own_step for replica in self._replicas_of(revision)]
+        own_step = next(filter(None, steps), "" if "" in steps else None)
+        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees, own_step)
 
     async def fail_or_undo(self, action: Fail) -> None:
         """Give a rollout up; where it has taken replicas' places already, the old ones come back first."""

@@ -80,6 +80,7 @@ class Replica:
         self.suspicion = ""
         self.verify = False
         self.disagreement: str | None = None
+        self.own_step: str | None = None
         self.recycled = False
         self.weight = Weight(revision.config.max_memory_mb)
         self.answers: list[bytes] = []
@@ -258,6 +259,7 @@ class Replica:
             raise RestaurantError(_exit_reason(await child.wait()))
         if "failed" in message:
             raise RestaurantError(f"the model did not load: {message['failed']}")
+        self.own_step = message.get("own_step")
         if self.revision.artifact.has_example and (self.verify or self.revision.golden is not None):
             await self._score_example()
 

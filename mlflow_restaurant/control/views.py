@@ -67,7 +67,9 @@ class Views:
             "url": f"{self.url()}/deployments/{name}",
             "config": revision.config.to_dict(),
             "env_manager": {"chosen": revision.artifact.env_manager, "reason": revision.artifact.env_reason},
-            "batching": revision.batching.model_dump() if revision.batching else None,
+            "batching": revision.batching.model_dump(include={"chosen", "reason"})
+            if revision.batching
+            else None,
             "rollout": self._rollout(name),
             "created_at": isoformat(deployment.created_at),
             "updated_at": isoformat(deployment.updated_at),

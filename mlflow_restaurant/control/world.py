@@ -180,4 +180,5 @@ def _batch_route(revision: Revision) -> BatchRoute | None:
         wait_ms=revision.config.batch_wait_ms,
         columns=facts.columns,
         tensor=facts.tensor,
+        own_code=revision.batching.own_code,
     )

@@ -12,6 +12,8 @@ is resolved exactly once, whatever becomes of the others in its batch:
   a replica hangs again waits for all that came before;
 - where the model itself ended the replica, each request is sent alone at once;
 - an answer that is not one prediction for each row ends merging for that revision;
+- where functions of the model's author predict, each request is sent alone when a prediction is missing, beside which
+  the others may look otherwise; when that happens often, merging ends for that revision;
 - a caller who goes away, or whose time is over, is left out of the answer, not out of the batch.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +49,10 @@ if TYPE_CHECKING:
 MAX_TRIES = 2
 SWEEP_S = 0.02
 """Smallest time between two looks for requests whose time is over."""
+LOOKED_AT, OFTEN = 20, 5
+"""When so many of so many merged calls had missing predictions, there are no more of them."""
+NOT_ONE_EACH = "did not answer a merged request with one prediction for each row"
+OFTEN_MISSING = "often has missing predictions, beside which others may look otherwise than alone"
 MERGED_HEADERS: Headers = [(b"content-type", JSON_TYPE)]
 
 
@@ -103,6 +110,7 @@ class Batcher:
 
     def _merge_by(self, route: DeploymentRoute) -> None:
         self.patience, self.failures = Patience(), Failures()
+        self.missing: deque[bool] = deque(maxlen=LOOKED_AT)
         self.queue.read_by(route.batch if route.revision != self.distrusted else None)
         self.dispatcher.one_at_a_time = self.merges
 
@@ -335,32 +343,43 @@ class Batcher:
             calls[0].finish(reply)
             return
         if answer.status != 200:
-            self._count(metrics.RERUNS)
             # To cut it in half would end one replica after the other, or cost more calls than requests.
             if MODEL_EXITED in answer.body or self.failures.most_requests() == 1:
-                self._put_back(*[Batch([call]) for call in calls])
+                self._send_alone(calls)
                 return
+            self._count(metrics.RERUNS)
             middle = len(calls) // 2
             self._put_back(Batch(calls[:middle], batch.reader), Batch(calls[middle:], batch.reader))
             return
         bodies = scoring.split(answer.body, [call.part.count for call in calls if call.part is not None])
         if bodies is None:
-            self._count(metrics.RERUNS)
-            self._distrust(slots.revision)
-            self._put_back(*[Batch([call]) for call in calls])
+            self._distrust(slots.revision, NOT_ONE_EACH)
+            self._send_alone(calls)
             return
+        if batch.reader is not None and batch.reader.own_code:
+            missing = scoring.has_missing(answer.body)
+            self.missing.append(missing)
+            if missing:
+                if sum(self.missing) >= OFTEN:
+                    self._distrust(slots.revision, OFTEN_MISSING)
+                self._send_alone(calls)
+                return
         headers = stamped(answer.headers, name, slots)
         for call, body in zip(calls, bodies, strict=True):
             call.finish(Reply(200, headers, body))
 
-    def _distrust(self, revision: int) -> None:
-        """Merge no more requests of a revision that loses or adds rows."""
+    def _send_alone(self, calls: list[Call]) -> None:
+        self._count(metrics.RERUNS)
+        self._put_back(*[Batch([call]) for call in calls])
+
+    def _distrust(self, revision: int, reason: str) -> None:
+        """Merge no more requests of a revision that does not answer them as it would alone."""
         if self.distrusted == revision:
             return
         self.distrusted = revision
         self.log(
             self.route.name,
-            f"WARNING: revision {revision} did not answer a merged request with one prediction for each row;"
+            f"WARNING: revision {revision} {reason};"
             " its requests are merged no more (batching is off until the next revision).",
         )
         if self.route.revision == revision:

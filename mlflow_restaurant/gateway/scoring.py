@@ -35,6 +35,9 @@ COLUMNS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?=\{)')
 FIRST_ROW = re.compile(rb"\[\s*[\[{]")
 END_OF_ROWS = re.compile(rb"[\]}]\s*\]")
 
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+MISSING = re.compile(rb"null|NaN")
+
 
 @dataclass(slots=True, eq=False)
 class Kind:
@@ -94,14 +97,25 @@ def split(answer: bytes, counts: Sequence[int]) -> list[bytes] | None:
     return answers
 
 
+def has_missing(answer: bytes) -> bool:
+    """Tell whether a prediction is, or has in it, a null or a number that is none."""
+    if b"null" not in answer and b"NaN" not in answer:
+        return False
+    return b'"' not in answer or MISSING.search(STRING.sub(b"", answer)) is not None
+
+
 class Reader:
     """Reads the requests to one revision.
 
     Args:
         route: the types of its model's signature.
+
+    Attributes:
+        own_code: see `BatchRoute`.
     """
 
     def __init__(self, route: BatchRoute) -> None:
+        self.own_code = route.own_code
         self.signature = Signature(route)
         self.layouts = Layouts()
         self.kinds: dict[tuple[Layout, Common], Kind] = {}

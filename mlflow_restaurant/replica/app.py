@@ -23,7 +23,10 @@ from pathlib import Path
 
 if __package__:
     from mlflow_restaurant.process import lease
+    from mlflow_restaurant.replica import own_steps
 else:  # run by its path, outside the package
+    import own_steps  # type: ignore[no-redef,import-not-found,unused-ignore]
+
     sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process")
     import lease  # type: ignore[no-redef,import-not-found,unused-ignore]
 
@@ -337,7 +340,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
     Args:
         args: ``model`` (directory), ``socket`` and ``record`` (paths), ``model_config`` (object or None),
             ``grace_s`` (time for what is in flight when asked to stop), ``threads`` (of BLAS and OpenMP).
-        report: told ``{"ready": true}``, or ``{"failed": reason}`` when the model does not load.
+        report: told ``{"ready": true, "own_step": name}`` (see `own_steps`), or ``{"failed": reason}`` when the model does not load.
     """
     # The gateway keeps the deadline of each request; MLflow's own must never come first.
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(7 * 24 * 3600)
@@ -348,6 +351,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
         mend_fastapi()
         model = load_model(args["model"], args.get("model_config"))
         limit_threads(args.get("threads"))
+        own_step = own_steps.own_step(model)
         guard = Guard(args.get("threads"))
         guard.guard(model)
         app = with_shortcuts(scoring_server.init(model), model, guard)
@@ -365,7 +369,7 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
             traceback.print_exception(type(e), e, e.__traceback__)
 
     guard.on_exit = model_exited
-    report({"ready": True})
+    report({"ready": True, "own_step": own_step})
     return server.run()
 
 

@@ -36,6 +36,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def less_the_mean(frame: pd.DataFrame) -> pd.DataFrame:  # in here, so that it is pickled by value
         return frame - frame.mean()
 
+    def filled(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.fillna(frame.mean())
+
+    def graded(predictions: np.ndarray) -> pd.Series:
+        return pd.Series([int(value) if value > 0 else None for value in predictions])
+
     folder = tmp_path_factory.mktemp("models")
     model = LinearRegression().fit(RAW, 2 * RAW["a"] + 10 * RAW["b"])
     centred = make_pipeline(FunctionTransformer(less_the_mean), model)
@@ -45,9 +51,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, saved, example in [
             ("linear", model, RAW),
             ("one-row", model, RAW.head(1)),
-            ("equal-rows", centred, RAW.iloc[[0, 0, 0]]),
+            ("equal-rows", model, RAW.iloc[[0, 0, 0]]),
             ("no-example", model, None),
             ("centred", centred, RAW),
+            ("filled", make_pipeline(FunctionTransformer(filled), model), RAW),
         ]:
             mlflow.sklearn.save_model(
                 saved,
@@ -62,6 +69,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mlflow_restaurant.save_model(
                 bundle, folder / name, input_example=RAW, pip_requirements=["mlflow", "scikit-learn"]
             )
+        mlflow_restaurant.save_model(
+            mlflow_restaurant.Bundle(model=model, postprocess=[graded]),
+            folder / "graded",
+            input_example=RAW,
+            pip_requirements=["mlflow", "scikit-learn"],
+        )
     return folder
 
 
@@ -82,7 +95,12 @@ def deployed(shared_home: Home, models: Path) -> Iterator[RestaurantDeploymentCl
         ("one-row", "off", "its input example has one row, which shows nothing"),
         ("equal-rows", "off", "the rows of its input example are all the same, which shows nothing"),
         ("no-example", "off", "no input example"),
-        ("centred", "off", "row 1 of its input example predicts otherwise alone"),
+        (
+            "centred",
+            "off",
+            r"its step 'functiontransformer' \(FunctionTransformer\) may look at several rows",
+        ),
+        ("filled", "off", r"its step 'functiontransformer' \(FunctionTransformer\) may look at several rows"),
         ("bundle", "on", "the bundle was saved as row-wise"),
         ("bundle-not-row-wise", "off", r"not saved as row-wise \(given\)"),
     ],
@@ -127,6 +145,23 @@ def test_every_caller_gets_its_own_answer(deployed: RestaurantDeploymentClient, 
     requests, calls = merged_calls(url)
     assert 0 < calls < requests
     deployed.delete_deployment("own")
+
+
+def test_a_missing_prediction_changes_no_other(deployed: RestaurantDeploymentClient, models: Path) -> None:
+    found = deployed.create_deployment("graded", str(models / "graded"))
+    assert found["batching"]["chosen"] == "on"
+
+    def ask(number: int) -> bytes:
+        rows = [[5.0 if number % 2 else -5.0, 0.0]]
+        return call(
+            f"{found['url']}/invocations", {"dataframe_split": {"columns": ["a", "b"], "data": rows}}
+        ).body
+
+    alone = [ask(0), ask(1)]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = list(pool.map(ask, range(REQUESTS)))
+    assert answers == [alone[number % 2] for number in range(REQUESTS)]
+    deployed.delete_deployment("graded")
 
 
 def test_a_row_that_fails_fails_its_own_request_only(

@@ -585,6 +585,57 @@ class TestTrouble:
 
         running(test)
 
+    @pytest.mark.parametrize("missing", [b"null", b"NaN"])
+    def test_beside_a_missing_prediction_each_is_asked_for_alone(self, missing: bytes) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                values = values_of(message.body)
+                if len(values) == 1:
+                    return Answer(
+                        200, [], b'{"predictions": [%b]}' % (b"%d" % values[0] if values[0] else b"null")
+                    )
+                answers = [b"%.1f" % value if value else missing for value in values]
+                if all(values):
+                    answers = [b"%d" % value for value in values]
+                return Answer(200, [], b'{"predictions": [%b]}' % b", ".join(answers))
+
+            site = Site(route("a"), respond)
+            calls = [site.call(1.0), site.call(0.0), site.call(3.0)]
+            await settle()
+
+            assert [site.body(call) for call in calls] == [
+                b'{"predictions": [1]}',
+                b'{"predictions": [null]}',
+                b'{"predictions": [3]}',
+            ]
+            assert site.batcher.merges
+            for _ in range(4):
+                site.call(0.0), site.call(1.0)
+                await settle()
+            assert not site.batcher.merges
+            [warning] = site.logged
+            assert "revision 1 often has missing predictions" in warning
+
+        running(test)
+
+    def test_a_library_predicts_the_same_beside_a_missing_prediction(self) -> None:
+        async def test() -> None:
+            async def respond(_: Slots, message: Message) -> Answer:
+                answers = [b"%.1f" % v if v else b"NaN" for v in values_of(message.body)]
+                return Answer(200, [], b'{"predictions": [%b]}' % b", ".join(answers))
+
+            plain = route("a")
+            assert plain.batch is not None
+            batch = plain.batch.model_copy(update={"own_code": False})
+            site = Site(plain.model_copy(update={"batch": batch}), respond)
+            calls = [site.call(1.0), site.call(0.0)]
+            await settle()
+
+            assert site.batches == [[1.0, 0.0]]
+            assert site.body(calls[1]) == b'{"predictions": [NaN]}'
+
+        running(test)
+
     def test_a_broken_connection_is_one_more_try_of_the_same_batch(self) -> None:
         async def test() -> None:
             async def respond(slots: Slots, message: Message) -> Answer:

@@ -32,11 +32,13 @@ class TestFacts:
 
         assert found.row_wise
         assert "predict each row by itself" in found.reason
+        assert found.library
 
     def test_any_other_pyfunc(self) -> None:
         found = facts_of({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, NUMBERS)
 
         assert not found.row_wise
+        assert not found.library
         assert "batching=on merges all the same" in found.reason
 
     @pytest.mark.parametrize(("saved", "expected"), [(True, True), (False, False), (None, False)])
@@ -47,6 +49,7 @@ class TestFacts:
         found = facts_of({"python_function": pyfunc, "restaurant": conf}, NUMBERS)
 
         assert found.row_wise is expected
+        assert not found.library
         assert ("(given)" in found.reason) is not expected
 
     def test_columns(self) -> None:
@@ -130,6 +133,30 @@ class TestDecision:
 
         assert decision.chosen == chosen
         assert reason in decision.reason
+
+    def test_a_step_that_is_not_the_librarys_own(self) -> None:
+        decision = decide("auto", facts(), "", "its step 'fill' (FunctionTransformer)")
+
+        assert decision.chosen == "off"
+        assert decision.reason == (
+            "its step 'fill' (FunctionTransformer) may look at several rows at once; batching=on merges all the same"
+        )
+        assert decide("on", facts(), "", "its step 'fill' (FunctionTransformer)").chosen == "on"
+
+    @pytest.mark.parametrize(
+        ("known", "own_step", "own_code"),
+        [
+            (facts(), "", False),
+            (facts(), "its step 'fill' (Fill)", True),
+            (facts(), None, True),  # of a replica that was adopted
+            (facts(library=False), "", True),
+            (None, "", True),
+        ],
+    )
+    def test_whether_functions_of_the_author_may_predict(
+        self, known: BatchFacts | None, own_step: str | None, own_code: bool
+    ) -> None:
+        assert decide("on", known, "", own_step).own_code is own_code
 
     def test_rows_are_compared_only_where_that_decides(self) -> None:
         assert needs_comparison("auto", facts())

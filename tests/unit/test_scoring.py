@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_restaurant.entities import BatchRoute
 from mlflow_restaurant.gateway import layout, scoring, values
-from mlflow_restaurant.gateway.scoring import Part, Reader, merge, predictions_of, rows_of, split
+from mlflow_restaurant.gateway.scoring import Part, Reader, has_missing, merge, predictions_of, rows_of, split
 
 
 def body(payload: object) -> bytes:
@@ -526,3 +526,34 @@ class TestSplitting:
         assert split(together, [len(answer) for answer in answers]) == [
             body({"predictions": answer}) for answer in answers
         ]
+
+
+class TestMissing:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"[1.0, NaN]",
+            b"[null]",
+            b'["a", null]',
+            b'[{"null": 1, "b": null}]',
+            b'["NaN", [1, NaN]]',
+            b'["\\\\", null, "x"]',
+        ],
+    )
+    def test_is_seen(self, answer: bytes) -> None:
+        assert has_missing(b'{"predictions": %b}' % answer)
+
+    @pytest.mark.parametrize("answer", [b"[1.0, 2]", b'["null"]', b'["a \\" NaN"]', b'[{"null": 1}]', b"[]"])
+    def test_text_is_none(self, answer: bytes) -> None:
+        assert not has_missing(b'{"predictions": %b}' % answer)
+
+    @given(st.lists(predictions, max_size=4))
+    def test_as_a_parser_sees_it(self, answer: list[Any]) -> None:
+        def is_missing(value: Any) -> bool:
+            if isinstance(value, dict):
+                return any(map(is_missing, value.values()))
+            if isinstance(value, list):
+                return any(map(is_missing, value))
+            return value is None or value != value
+
+        assert has_missing(body({"predictions": answer})) == is_missing(answer)
