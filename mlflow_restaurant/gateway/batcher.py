@@ -125,7 +125,7 @@ class Batcher:
         """
         if self.dispatcher.closed:
             raise self.dispatcher.deleted()
-        if len(self.queue) >= self.route.max_queue and not self.dispatcher.is_free():
+        if len(self.queue) >= self.route.max_queue and self._waits():
             raise QueueFull(
                 f"{len(self.queue)} requests wait for deployment '{self.route.name}' already (max_queue);"
                 " try again later."
@@ -139,6 +139,10 @@ class Batcher:
         elif self.pumping is None:
             # After all that arrived in this turn of the loop.
             self.pumping = self.loop.call_soon(self.pump)
+
+    def _waits(self) -> bool:
+        """Tell whether a request that comes now waits: for a replica, or for more rows beside those that do already."""
+        return (self.queue.wait_s > 0 and len(self.queue) > 0) or not self.dispatcher.is_free()
 
     def give_up(self, call: Call) -> None:
         """Forget a call whose caller went away; the others of its batch go on."""

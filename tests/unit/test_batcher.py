@@ -822,6 +822,23 @@ class TestLimits:
 
         running(test)
 
+    def test_a_queue_that_is_full_of_those_who_wait_for_more_rows(self) -> None:
+        async def test() -> None:
+            site = Site(route("a", max_queue=2, wait_ms=20))
+            calls = [site.call(1.0), site.call(2.0)]
+            with pytest.raises(QueueFull):
+                site.call(3.0)
+            await settle()
+            with pytest.raises(QueueFull):
+                site.call(3.0)
+            while not site.outcomes[calls[1]]:
+                await asyncio.sleep(0.005)
+
+            assert site.batches == [[1.0, 2.0]]
+            site.call(4.0)
+
+        running(test)
+
     def test_nobody_waits_for_a_replica_for_ever(self) -> None:
         async def test() -> None:
             site = Site(route(timeout_s=0.05))
