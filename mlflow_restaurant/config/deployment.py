@@ -213,6 +213,15 @@ class DeploymentConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_wait(self) -> DeploymentConfig:
+        if self.batch_wait_ms / 1000 >= self.timeout_s:
+            raise InvalidRequest(
+                f"batch_wait_ms={self.batch_wait_ms:g} must be less than timeout_s={self.timeout_s:g} (seconds): requests"
+                " would wait for more rows until their time is over."
+            )
+        return self
+
     def shares(self) -> tuple[float, ...]:
         """Return the shares of the requests, in percent, that a new revision is tried with one after the other."""
         if self.strategy == "canary":

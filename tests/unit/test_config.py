@@ -89,6 +89,15 @@ class TestDeployment:
 
         assert options(**{key: text}) == {**DEFAULTS, public: value}
 
+    @pytest.mark.parametrize("wait_ms", [2000, 2001])
+    def test_a_wait_for_rows_that_ends_after_the_request(self, wait_ms: int) -> None:
+        with pytest.raises(InvalidRequest, match=r"must be less than timeout_s=2 \(seconds\)") as caught:
+            options(batch_wait_ms=wait_ms, timeout_s="2")
+
+        assert f"batch_wait_ms={wait_ms}" in caught.value.message
+        assert "\n" not in caught.value.message
+        assert options(batch_wait_ms="1999", timeout_s="2")["batch_wait_ms"] == 1999
+
     @pytest.mark.parametrize(
         ("key", "value", "reason"),
         [
@@ -190,9 +199,9 @@ class TestDeployment:
                 "env_manager": st.sampled_from(["auto", "local", "uv", "virtualenv", "conda"]),
                 "batching": st.sampled_from(["auto", "on", "off"]),
                 "max_batch_rows": st.integers(1, 1_000_000),
-                "batch_wait_ms": st.floats(0, 60_000),
+                "batch_wait_ms": st.floats(0, 999),
                 "max_queue": st.integers(0, 1_000_000),
-                "timeout_s": st.floats(0, 86_400, exclude_min=True),
+                "timeout_s": st.floats(1, 86_400),
                 "max_body_mb": st.floats(0, 2048, exclude_min=True),
                 "startup_timeout_s": st.floats(0, 86_400, exclude_min=True),
                 "env.A": st.text(st.characters(codec="utf-8", exclude_characters="\0")),
