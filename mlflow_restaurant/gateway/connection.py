@@ -28,6 +28,7 @@ from mlflow_restaurant.gateway.calls import (
     new_request_id,
     request_id_of,
 )
+from mlflow_restaurant.gateway.room import SMALL, Share
 from mlflow_restaurant.gateway.router import Address, Caller
 from mlflow_restaurant.gateway.upstream import Headers
 
@@ -66,7 +67,8 @@ class Connection(asyncio.Protocol):
         self.unsent = 0
         self.ahead: list[bytes] = []
         self.ahead_size = 0
-        self.blocked = False
+        self.share: Share | None = None
+        self.blocked = self.crowded = False
         self.patience: asyncio.TimerHandle | None = None
         self._next_request()
 
@@ -94,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._end_share()
         call, self.call = self.call, None
         if call is not None and self.batcher is not None and self.route is not None:
             self.batcher.give_up(call)
@@ -105,6 +108,7 @@ class Connection(asyncio.Protocol):
             return
         self.ahead.append(data)
         self.ahead_size += len(data)
+        self.crowded = not self._has_room()
         self._pause_reading()
 
     def pause_writing(self) -> None:
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         self.raw.append(data)
         self.size += len(data)
-        if self.size > MAX_REQUEST:
+        if self.size > SMALL and (self.size > MAX_REQUEST or not self._has_room()):
             self._hand_over()
             return
         try:
@@ -214,6 +218,8 @@ class Connection(asyncio.Protocol):
         """Write the answer to a request, and go on with the next."""
         call, self.call = self.call, None
         assert call is not None
+        if self.share is not None:
+            self._has_room()
         if isinstance(outcome, RestaurantError):
             reply = error_reply(outcome)
             if self.route is not None:
@@ -237,12 +243,13 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Read what came while the answer before it was on its way."""
         data, self.ahead, self.ahead_size = b"".join(self.ahead), [], 0
+        self.crowded = False
         self._pause_reading()
         self._read(data)
 
     def _pause_reading(self) -> None:
-        """Read no more while the caller does not read its answers, or has sent much ahead of them."""
-        paused = self.blocked or self.ahead_size > MAX_REQUEST
+        """Read no more while the caller does not read its answers, or has sent much, or more than there is room for, ahead."""
+        paused = self.blocked or self.crowded or self.ahead_size > MAX_REQUEST
         if paused != self.paused and not self.transport.is_closing():
             self.paused = paused
             if paused:
@@ -250,9 +257,27 @@ class Connection(asyncio.Protocol):
             else:
                 self.transport.resume_reading()
 
+    def _has_room(self) -> bool:
+        """Count what is held here of requests that are not answered; tells whether there is room for it.
+
+        Where there is none, the request is handed over, and refused there.
+        """
+        size = self.size + self.ahead_size + (len(self.call.body) if self.call is not None else 0)
+        if self.share is None:
+            if size <= SMALL:
+                return True
+            self.share = Share(self.lane.gateway.room)
+        return self.share.hold(size)
+
+    def _end_share(self) -> None:
+        if self.share is not None:
+            self.share.end()
+            self.share = None
+
     def _hand_over(self) -> None:
         """Let uvicorn read this request from its beginning, and all that follow."""
         self._forget()
+        self._end_share()
         if self.paused and not self.transport.is_closing():
             self.transport.resume_reading()
         raw, self.ahead = b"".join([*self.raw, *self.ahead]), []

@@ -1,4 +1,7 @@
-"""Room for callers' bodies in one gateway: those that are on their way in or wait for an answer. Pure: sizes in."""
+"""Room for callers' bodies in one gateway: those that are on their way in or wait for an answer. Pure: sizes in.
+
+A connection of which the gateway holds no more than `SMALL` bytes is not counted: there can be only so many of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from contextlib import contextmanager
 
 from mlflow_restaurant.errors import QueueFull
 from mlflow_restaurant.gateway.calls import MEGABYTE
+
+SMALL = 1 << 12
 
 
 class Room:
@@ -27,7 +32,7 @@ class Room:
         try:
             yield share
         finally:
-            self.used -= share.size
+            share.end()
 
 
 class Share:
@@ -43,9 +48,22 @@ class Share:
             QueueFull: there is no room for them.
         """
         room = self.room
-        if room.max_mb and room.used + size > room.max_mb * MEGABYTE:
+        if size > 0 and room.max_mb and room.used + size > room.max_mb * MEGABYTE:
             raise QueueFull(
                 f"The server holds as much of other requests as it may ({room.max_mb:g} MB, max_bodies_mb); try again later."
             )
         self.size += size
         room.used += size
+
+    def hold(self, size: int) -> bool:
+        """Take as much as is held of a connection now, if there is room for that; tells whether there was."""
+        try:
+            self.grow((size if size > SMALL else 0) - self.size)
+        except QueueFull:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Give everything back."""
+        self.room.used -= self.size
+        self.size = 0

@@ -11,6 +11,7 @@ import pytest
 from mlflow_restaurant.gateway import connection, lane
 from mlflow_restaurant.gateway.connection import Connection
 from mlflow_restaurant.gateway.lane import Lane
+from mlflow_restaurant.gateway.room import Room
 from tests import site
 from tests.site import PATH, Run, Site, body, chunked, logged, post
 
@@ -309,6 +310,41 @@ class TestHandedOver:
             got = await caller.ask(post(body(1.0)))
 
             assert (got.status, json.loads(got.body)["error_code"]) == (413, "BAD_REQUEST")
+
+        run(test)
+
+    def test_no_room(self, run: Run) -> None:
+        """Bodies that are small enough to be read here count as well, as long as they wait for an answer."""
+
+        async def test(site: Site) -> None:
+            site.gateway.room = Room(0.03)
+            first, other, ahead = [await site.caller() for _ in range(3)]
+            large = body(1.0) + b" " * 20_000
+            site.open.clear()
+            first.send(post(large))
+            while not site.gateway.room.used:
+                await asyncio.sleep(0.001)
+            assert 20_000 < site.gateway.room.used < 21_000
+            ahead.send(post(body(1.0)))
+            while not site.track().batcher.queue:
+                await asyncio.sleep(0.001)
+
+            got = await other.ask(post(large))
+            assert (got.status, json.loads(got.body)["error_code"]) == (503, "REQUEST_LIMIT_EXCEEDED")
+            ahead.send(post(large))  # it is not read on before there is room for it
+            site.open.set()
+
+            assert (await first.receive()).status == 200
+            assert [(await ahead.receive()).status for _ in range(2)] == [200, 200]
+            assert site.gateway.room.used == 0
+            assert (await first.ask(post(large))).status == 200
+            gone = await site.caller()
+            gone.send(post(large)[:10_000])
+            while not site.gateway.room.used:
+                await asyncio.sleep(0.001)
+            gone.writer.close()
+            while site.gateway.room.used:
+                await asyncio.sleep(0.001)
 
         run(test)
 
