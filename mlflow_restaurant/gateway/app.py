@@ -163,7 +163,7 @@ class Gateway:
                         raise _too_large(route)
                 route = self._side_of(route, caller)
                 message = Message("POST", target, headers, body)
-                reply = await self._score(route, receive, message, address.prefix)
+                reply = await self._score(route, receive, message, address.prefix, started)
             status = reply.status
         except RestaurantError as e:
             status = e.http_status
@@ -204,10 +204,13 @@ class Gateway:
             copied(call, self.trials.trials[route.name], self.tracks.of(route.trial.route).batcher)()
         return batcher
 
-    async def _score(self, route: DeploymentRoute, receive: Receive, message: Message, prefix: str) -> Reply:
+    async def _score(
+        self, route: DeploymentRoute, receive: Receive, message: Message, prefix: str, arrived: float
+    ) -> Reply:
         """Queue a scoring request and wait for its outcome."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         call = Call(message.headers, message.body, message.path, prefix, partial(_tell, outcome))
+        call.arrived = arrived
         batcher = self.submit(route, call)
         try:
             reply = await _unless_gone(receive, outcome)

@@ -130,7 +130,7 @@ class Batcher:
                 f"{len(self.queue)} requests wait for deployment '{self.route.name}' already (max_queue);"
                 " try again later."
             )
-        call.deadline = call.started + self.route.timeout_s
+        call.deadline = call.arrived + self.route.timeout_s
         self.queue.add(call)
         if self.sweeping is None or call.deadline < self.sweep_at:
             self._sweep_at(call.deadline, call.started)

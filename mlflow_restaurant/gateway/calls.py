@@ -41,9 +41,14 @@ class Call:
         prefix: the path of the deployment or endpoint as the caller knows it.
         done: called once with the outcome, unless the call is given up.
         content_type: of the body; by default what the headers say.
+
+    Attributes:
+        started: when all of it had arrived.
+        arrived: when its headers had; its deadline counts from then on.
     """
 
     __slots__ = (
+        "arrived",
         "body",
         "content_type",
         "deadline",
@@ -68,7 +73,7 @@ class Call:
         self.headers, self.body, self.path, self.prefix = headers, body, path, prefix
         self.done: Callable[[Outcome], None] | None = done
         self.content_type = content_type or content_type_of(headers)
-        self.started = time.monotonic()
+        self.started = self.arrived = time.monotonic()
         self.deadline = float("inf")
         self.part: Part | None = None
         self.key: object = self

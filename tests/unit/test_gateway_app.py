@@ -7,10 +7,12 @@ import contextlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,6 +20,8 @@ from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, EndpointRoute, ReplicaRoute, RouteTable, TrialRoute
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.app import Gateway
+from mlflow_restaurant.gateway.batcher import Batcher
+from mlflow_restaurant.gateway.calls import Call
 from mlflow_restaurant.gateway.room import Room
 from mlflow_restaurant.gateway.sides import bucket_of
 from mlflow_restaurant.gateway.tracks import Track
@@ -649,6 +653,33 @@ class TestBodies:
             assert answered is not None
             assert (answered.status, answered.error) == (408, "DEADLINE_EXCEEDED")
             assert site.suspects == []
+
+        run(test)
+
+    def test_the_time_that_a_body_takes_counts(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            await site.serve(await site.replica("a"), timeout_s=30)
+            calls: list[Call] = []
+            moments: list[float] = []
+            submit = site.gateway.submit
+
+            def seen(route: DeploymentRoute, call: Call) -> Batcher:
+                calls.append(call)
+                return submit(route, call)
+
+            async def receive() -> Message:
+                if moments:  # the caller waits for its answer
+                    await asyncio.Event().wait()
+                await asyncio.sleep(0.02)
+                moments.append(time.monotonic())
+                return {"type": "http.request", "body": b"{}", "more_body": False}
+
+            with mock.patch.object(site.gateway, "submit", seen):
+                await site.call("POST", SCORE, receive=receive)
+
+            [call] = calls
+            assert call.deadline == call.arrived + 30
+            assert call.arrived < moments[0] <= call.started
 
         run(test)
 
