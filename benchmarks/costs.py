@@ -1,18 +1,20 @@
 """What one request, one call and one row cost in CPU time, in gateway and replica; where it scales follows from that.
 
-    python -m benchmarks.costs [--model floats] [--seconds 3] [--rounds 3]
+    python -m benchmarks.costs [--models floats text mixed] [--seconds 3] [--rounds 3]
 
-Loads one deployment with more and more callers, which makes batches larger, and splits the CPU time of each process
+Writes ``costs.md`` and ``costs.json`` into `benchmarks/results`, or where ``--output`` says. Loads one deployment with more and more callers, which makes batches larger, and splits the CPU time of each process
 into a part for each request or row and a part for each call, by least squares.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import platform
 import tempfile
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -21,15 +23,17 @@ import psutil
 from mlflow.deployments import get_deploy_client
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks import models
+from benchmarks import machine, models
 from benchmarks.formats import WRITERS
-from benchmarks.load import post, write_bodies
+from benchmarks.load import post, write_bodies, wrk_version
+from benchmarks.page import RESULTS, Page
 from benchmarks.processes import cpu_between, cpu_times
 from benchmarks.targets.restaurant import NAME, temporary_home
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.records import read_records
 
 CALLERS = (1, 4, 16, 64, 128, 256, 512)
+MODELS = ("floats", "text", "mixed")
 BODIES = 16
 MAX_ROWS = 1024
 """The default of `max_batch_rows`."""
@@ -147,7 +151,12 @@ def run(model: str, seconds: float, rounds: int) -> list[Load]:
 
 
 def report(model: str, loads: Sequence[Load]) -> str:
-    lines = [f"{models.KINDS[model].title}, one row a request, one gateway, one replica; medians", ""]
+    lines = [
+        f"## {models.KINDS[model].title}",
+        "",
+        "One row a request, one gateway, one replica; medians.",
+        "",
+    ]
     lines += [
         "| callers | requests/s | rows in a call | gateway, µs CPU a request | replica, µs CPU a call |",
         "| --: | --: | --: | --: | --: |",
@@ -164,8 +173,8 @@ def report(model: str, loads: Sequence[Load]) -> str:
     replica = fit(loads, [load.replica_s for load in loads])
     lines += [
         "",
-        f"gateway: {gateway.request_s * 1e6:.1f} µs a request + {gateway.call_s * 1e6:.0f} µs a call",
-        f"replica: {replica.request_s * 1e6:.1f} µs a row + {replica.call_s * 1e6:.0f} µs a call",
+        f"- gateway: {gateway.request_s * 1e6:.1f} µs a request + {gateway.call_s * 1e6:.0f} µs a call",
+        f"- replica: {replica.request_s * 1e6:.1f} µs a row + {replica.call_s * 1e6:.0f} µs a call",
     ]
     lines += ["", "| cores | callers | gateways | replicas | rows in a call | requests/s at most |"]
     lines += ["| --: | --: | --: | --: | --: | --: |"]
@@ -179,6 +188,12 @@ def report(model: str, loads: Sequence[Load]) -> str:
     return "\n".join(lines)
 
 
+def versions() -> dict[str, str]:
+    names = ("mlflow-restaurant", "mlflow", "scikit-learn")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"Python": platform.python_version(), **found, "wrk": wrk_version()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -186,11 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", choices=models.KINDS, default="floats")
+    parser.add_argument("--models", nargs="+", choices=models.KINDS, default=list(MODELS), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each number of callers")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: benchmarks/results")
     given = parser.parse_args(arguments)
-    print(report(given.model, run(given.model, given.seconds, given.rounds)))
+    command = f"python -m benchmarks.costs --models {' '.join(given.models)} --seconds {given.seconds:g}"
+    page = Page("costs", "Costs", f"{command} --rounds {given.rounds}", versions())
+    before = machine.describe()
+    found = {model: run(model, given.seconds, given.rounds) for model in given.models}
+    text = "\n\n".join(report(model, loads) for model, loads in found.items())
+    records = [{"model": model, **asdict(load)} for model, loads in found.items() for load in loads]
+    print(text)
+    print(f"\nwrote {page.write(given.output, before, text, records)}")
 
 
 if __name__ == "__main__":

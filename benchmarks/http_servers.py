@@ -3,7 +3,8 @@
     python -m benchmarks.http_servers [--seconds 3] [--rounds 5] [--callers 128]
 
 uvicorn (httptools, uvloop) and granian serve an application that reads the body and answers the same to everyone; the
-gateway is measured with a deployment behind it, its replicas left out. In turns, one after the other.
+gateway is measured with a deployment behind it, its replicas left out. In turns, one after the other. Writes
+``http-servers.md`` and ``http-servers.json`` into `benchmarks/results`, or where ``--output`` says.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from mlflow.deployments import get_deploy_client
 
-from benchmarks import models
+from benchmarks import costs, machine, models
 from benchmarks.costs import BODIES, processes
 from benchmarks.environments import environment, installed
 from benchmarks.formats import WRITERS
 from benchmarks.load import Load, post, write_bodies
 from benchmarks.measures import wait_for_answer
+from benchmarks.page import RESULTS, Page
 from benchmarks.ports import free_port
 from benchmarks.processes import cpu_between, cpu_times, running, tree
 from benchmarks.targets.base import Served
@@ -108,7 +110,7 @@ def run(callers: int, seconds: float, rounds: int) -> list[Cost]:
 
 
 def report(costs: Sequence[Cost], callers: int) -> str:
-    lines = [f"{callers} callers, one row a request; medians", ""]
+    lines = [f"{callers} callers, one row a request; medians.", ""]
     lines += ["| server | µs CPU a request | requests/s |", "| --- | --: | --: |"]
     for server in dict.fromkeys(cost.server for cost in costs):
         own = [cost for cost in costs if cost.server == server]
@@ -124,8 +126,9 @@ def python() -> Path:
     return environment("http-servers", ["granian[uvloop]", "httptools", "uvicorn", "uvloop"])
 
 
-def versions() -> str:
-    return ", ".join(f"{name} {installed(python(), name)}" for name in ("uvicorn", "granian"))
+def versions() -> dict[str, str]:
+    servers = {name: installed(python(), name) for name in ("uvicorn", "granian", "httptools", "uvloop")}
+    return {**costs.versions(), **servers}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,9 +141,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--callers", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each server and round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: benchmarks/results")
     given = parser.parse_args(arguments)
-    print(versions())
-    print(report(run(given.callers, given.seconds, given.rounds), given.callers))
+    command = f"python -m benchmarks.http_servers --callers {given.callers} --seconds {given.seconds:g}"
+    page = Page("http-servers", "HTTP servers", f"{command} --rounds {given.rounds}", versions())
+    before = machine.describe()
+    found = run(given.callers, given.seconds, given.rounds)
+    text = report(found, given.callers)
+    print(text)
+    print(f"\nwrote {page.write(given.output, before, text, [asdict(cost) for cost in found])}")
 
 
 if __name__ == "__main__":
