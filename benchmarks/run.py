@@ -2,7 +2,7 @@
 
 All of it, some hours:              python -m benchmarks
 Us and MLflow, one model, minutes:  python -m benchmarks --quick
-The rounds that are missing:        python -m benchmarks --continue
+What is missing:                    python -m benchmarks --continue
 The report again, from its JSON:    python -m benchmarks --report
 
 Results are written after each round, and cover complete rounds only.
@@ -64,7 +64,12 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     )
     parser.add_argument("--quick", action="store_true", help="us and MLflow, one model, two minutes")
     parser.add_argument("--report", action="store_true", help="write the report again from the JSON file")
-    parser.add_argument("--continue", action="store_true", dest="more", help="run the missing rounds only")
+    parser.add_argument(
+        "--continue",
+        action="store_true",
+        dest="more",
+        help="measure only what is missing: rounds, and servers that failed",
+    )
     parser.add_argument("--rounds", type=int, help="default: 5; 3 with --quick")
     parser.add_argument("--seconds", type=float, help="of load in each cell; default: 2")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, metavar="NAME", help=", ".join(TARGETS))
@@ -149,22 +154,60 @@ def execute(run: Run, options: Options) -> None:
     targets = prepare(run, options.targets)
     with workshop() as folder:
         saved, questions = make_models(options, folder)
-        for number in range(rounds_done(run), options.rounds):
+        for number in range(options.rounds):
             found: list[dict[str, Any]] = []
             for model in options.models:
                 for name, target in targets.items():
+                    if is_measured(run, options.plan, number, model, name):
+                        continue
+                    forget(run, number, model, name)
                     say(f"round {number + 1} of {options.rounds}: {run.titles[model]}, {target.title}")
                     where = {"round": number, "model": model, "target": name}
                     records = measure(
                         target, saved[model], questions[model], options.plan, new_folder(folder)
                     )
                     gather(run, found, where, records)
-            if options.idle and number == 0:
+            if options.idle and not has_idle(run, number):
                 say("50 idle deployments")
                 model = options.models[0]
-                gather(run, found, {"round": 0, "model": model, "target": OURS}, idle(saved[model]))
-            run.records.extend(found)
-            write_report(run, options)
+                where = {"round": number, "model": model, "target": OURS}
+                gather(run, found, where, idle(saved[model]))
+            if found:
+                run.records.extend(found)
+                write_report(run, options)
+
+
+def records_of(run: Run, number: int, model: str, target: str) -> list[dict[str, Any]]:
+    """Return what was measured of a server with a model in a round."""
+    return [
+        record
+        for record in run.records
+        if (record["round"], record["model"], record["target"]) == (number, model, target)
+        and record.get("figure") != IDLE
+    ]
+
+
+def is_measured(run: Run, plan: Plan, number: int, model: str, target: str) -> bool:
+    """Tell whether a server was measured with a model in a round, up to the last cell."""
+    cells = {(r["rows"], r["callers"]) for r in records_of(run, number, model, target) if "callers" in r}
+    return cells.issuperset((rows, callers) for rows in plan.rows for callers in plan.callers)
+
+
+def has_idle(run: Run, number: int) -> bool:
+    return any(record["round"] == number and record.get("figure") == IDLE for record in run.records)
+
+
+def forget(run: Run, number: int, model: str, target: str) -> None:
+    """Drop what a server left of a round that it did not get through, and the note of it: it is measured again."""
+    left = records_of(run, number, model, target)
+    run.records[:] = [record for record in run.records if record not in left]
+    failed = failure(run, number, model, target)
+    run.notes[:] = [text for text in run.notes if not text.startswith(failed)]
+
+
+def failure(run: Run, number: int, model: str, target: str) -> str:
+    """Return how a note begins that says why a server was not measured in a round."""
+    return f"{run.titles[target]}, {run.titles[model]}, round {number + 1}: "
 
 
 def rounds_done(run: Run) -> int:
@@ -239,8 +282,7 @@ def gather(
     except Unsupported as e:
         note(run, f"{run.titles[where['target']]}, {run.titles[where['model']]}: {e}")
     except Exception as e:  # Whatever a server does, the others are still to be measured.
-        failed = f"{run.titles[where['target']]}, {run.titles[where['model']]}, round {where['round'] + 1}"
-        note(run, f"{failed}: {e}")
+        note(run, f"{failure(run, where['round'], where['model'], where['target'])}{e}")
 
 
 def told(record: dict[str, Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import benchmarks.run
 from benchmarks import costs, http_servers
 from benchmarks.formats import (
     Unsupported,
@@ -24,9 +26,21 @@ from benchmarks.formats import (
 )
 from benchmarks.load import Load, LoadError, parse_wrk
 from benchmarks.machine import anonymous
+from benchmarks.measures import Failed, Plan
+from benchmarks.page import Page
 from benchmarks.processes import cpu_between
-from benchmarks.report import BLOCK_END, BLOCK_START, Run, headline, number, render, replace_block, short
-from benchmarks.run import parse, shown
+from benchmarks.report import (
+    BLOCK_END,
+    BLOCK_START,
+    IDLE,
+    Run,
+    headline,
+    number,
+    render,
+    replace_block,
+    short,
+)
+from benchmarks.run import Options, execute, is_measured, parse, shown
 from benchmarks.summary import Summary, ratio, summarize
 from benchmarks.targets import BASELINE, TARGETS, load_target
 
@@ -35,6 +49,7 @@ WRK = """Running 2s test @ http://127.0.0.1:1/invocations
 Requests/sec:    100.00
 {"requests": 210, "seconds": 2.000000, "p50_ms": 3.5000, "p99_ms": 9.0000, "max_ms": 12.0000, "status_errors": 10, "socket_errors": 1}
 """
+WHERE = ("round", "model", "target")
 FRAME = pd.DataFrame({"a": [1.5, 2.0], "b": [True, False], "c": ["x", "y"]})
 GAPS = pd.DataFrame({"a": [1.5, None], "c": ["x", None]})
 
@@ -243,6 +258,97 @@ class TestCommand:
         )
 
 
+# -- going on with a run ----------------------------------------------------------------------------------------------
+
+PLAN = Plan(callers=(1, 32), rows=(1,), seconds=1, warm_up_s=0, big=False)
+
+
+def options(folder: Path, rounds: int = 2) -> Options:
+    return Options(
+        name="quick",
+        command="c",
+        targets=("restaurant", "mlflow"),
+        models=("floats",),
+        rounds=rounds,
+        plan=PLAN,
+        idle=True,
+        output=folder,
+        more=True,
+    )
+
+
+class TestGoingOn:
+    """Runs in which servers say what they are told, and MLflow fails in some."""
+
+    @pytest.fixture
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        found: list[str] = []
+        self.failing = {"mlflow"}
+
+        def measure(target: Any, *_: Any) -> Iterator[dict[str, Any]]:
+            name = "mlflow" if "mlflow models" in target.title else "restaurant"
+            found.append(name)
+            yield {"figure": "start_s", "value": 1.0}
+            for callers in PLAN.callers:
+                if name in self.failing and callers == 32:
+                    raise Failed("it ended")
+                yield {k: v for k, v in cell(0, name, 9.0, callers=callers).items() if k not in WHERE}
+
+        def idle_cpu(_: Any) -> float:
+            found.append("idle")
+            return 0.01
+
+        monkeypatch.setattr(benchmarks.run, "measure", measure)
+        monkeypatch.setattr(benchmarks.run, "idle_cpu", idle_cpu)
+        monkeypatch.setattr(
+            benchmarks.run, "prepare", lambda _, names: {name: load_target(name) for name in names}
+        )
+        monkeypatch.setattr(benchmarks.run, "make_models", lambda *_: ({"floats": Path()}, {"floats": {}}))
+        return found
+
+    def test_each_round_measures_all_and_going_on_only_what_failed(
+        self, measured: list[str], tmp_path: Path, run: Run
+    ) -> None:
+        titles = {name: load_target(name).title for name in ("restaurant", "mlflow")}
+        run.titles.update(titles, floats="four floats")
+        run.records.clear()
+        run.notes.clear()
+        execute(run, options(tmp_path))
+        assert measured == ["restaurant", "mlflow", "idle"] * 2
+        assert [n for n in run.notes if "it ended" in n] == [
+            f"{titles['mlflow']}, four floats, round {number}: it ended" for number in (1, 2)
+        ]
+
+        measured.clear()
+        self.failing.clear()
+        execute(run, options(tmp_path, rounds=3))
+
+        assert measured == ["mlflow", "mlflow", "restaurant", "mlflow", "idle"]
+        assert run.notes == []
+        assert [r["round"] for r in run.records if r.get("figure") == IDLE] == [0, 1, 2]
+        for at in range(3):
+            for target in ("restaurant", "mlflow"):
+                assert is_measured(run, PLAN, at, "floats", target)
+        assert len([r for r in run.records if r["target"] == "mlflow"]) == 3 * 3
+
+
+def test_a_page_says_when_where_and_with_what(tmp_path: Path) -> None:
+    page = Page("costs", "Costs", "python -m benchmarks.costs", {"Python": "3.11"})
+
+    path = page.write(tmp_path, {"date": "2026-11-28", "cores": "2"}, "| a |", [{"b": 1}])
+
+    text = path.read_text(encoding="utf-8")
+    for part in (
+        "# Costs",
+        "`python -m benchmarks.costs`",
+        "date 2026-11-28, cores 2",
+        "Python 3.11",
+        "| a |",
+    ):
+        assert part in text
+    assert json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))["records"] == [{"b": 1}]
+
+
 def test_what_servers_say_is_told_without_places() -> None:
     said = anonymous(f"{platform.node()}: no {tempfile.gettempdir()}/x, no {Path.home()}/y")
 
@@ -291,8 +397,8 @@ def test_more_processes_help_until_calls_become_small() -> None:
 def test_the_report_of_costs_tells_both() -> None:
     text = costs.report("floats", loads())
     assert "| 64 | 32,000 | 40.0 | 22 | 480 |" in text
-    assert "gateway: 20.0 µs a request + 100 µs a call" in text
-    assert "replica: 2.0 µs a row + 400 µs a call" in text
+    assert "- gateway: 20.0 µs a request + 100 µs a call" in text
+    assert "- replica: 2.0 µs a row + 400 µs a call" in text
 
 
 # -- HTTP servers ------------------------------------------------------------------------------------------------------
