@@ -160,6 +160,7 @@ EVENT_KINDS = {
     "scaled": "a deployment has another number of replicas or sleeps, and why",
     "replica": "a replica ended, and why, or runs again",
     "memory": "a replica is replaced because it grew beyond `max_memory_mb`",
+    "batching": "requests to a revision are merged no more, and why",
     "unhealthy": "a replica keeps ending, needs more memory than it may have, or no longer gives the golden answer",
     "deleted": "a deployment was deleted",
     "endpoint": "an endpoint was made, changed or deleted, with its traffic",

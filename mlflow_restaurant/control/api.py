@@ -51,6 +51,7 @@ def admin_app(commands: Commands, shut_down: Callable[[], None]) -> Starlette:
             Route("/endpoints/{name:path}", api.update_endpoint, methods=["PATCH"]),
             Route("/endpoints/{name:path}", api.delete_endpoint, methods=["DELETE"]),
             Route("/suspects", api.suspect, methods=["POST"]),
+            Route("/distrusts", api.distrust, methods=["POST"]),
             Route("/wakes", api.wake, methods=["POST"]),
         ],
         exception_handlers={RestaurantError: _error, Exception: _unexpected},
@@ -140,6 +141,11 @@ class _Api:
     async def suspect(self, request: Request) -> Response:
         body = await request.json()
         self.commands.controller.suspect(body["key"], body["reason"])
+        return JSONResponse({})
+
+    async def distrust(self, request: Request) -> Response:
+        body = await request.json()
+        self.commands.controller.outcomes.end_batching(body["deployment"], body["revision"], body["reason"])
         return JSONResponse({})
 
 

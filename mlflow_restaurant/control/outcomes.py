@@ -136,6 +136,22 @@ class Outcomes:
         own_step = next(filter(None, steps), "" if "" in steps else None)
         return decide(revision.config.batching, revision.artifact.batch_facts, disagrees, own_step)
 
+    def end_batching(self, name: str, number: int, reason: str) -> None:
+        """Merge the requests of a revision no more, in any gateway: one saw that it does not answer them as alone."""
+        revision = self._world.revisions.get(name, {}).get(number)
+        if revision is None or revision.batching is None or revision.batching.chosen == "off":
+            return
+        decision = revision.batching.model_copy(update={"chosen": "off", "reason": f"it {reason}"})
+        revision = revision.model_copy(update={"batching": decision})
+        deployment = self._world.deployments[name]
+        self._world.remember(deployment, revision)
+        text = f"requests to revision {number} are merged no more: it {reason}"
+        try:
+            self.controller.store.save(deployment=deployment, revision=revision, note=("batching", text))
+        except HomeError as e:  # the next controller hears it again
+            _logger.error("that batching ended could not be recorded: %s", e)
+        self.controller.wake.set()
+
     async def fail_or_undo(self, action: Fail) -> None:
         """Give a rollout up; where it has taken replicas' places already, the old ones come back first."""
         rollout = self.controller.rollouts[action.deployment]

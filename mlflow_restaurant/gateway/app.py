@@ -22,7 +22,7 @@ from mlflow_restaurant.errors import (
 from mlflow_restaurant.gateway import metrics, stock_client
 from mlflow_restaurant.gateway.activity import Activity
 from mlflow_restaurant.gateway.answers import Reply, error_reply, mend
-from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher
+from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher, Distrust
 from mlflow_restaurant.gateway.budget import Budget
 from mlflow_restaurant.gateway.calls import Call, Outcome, limit_of, replicas_ended, request_id_of, stamped
 from mlflow_restaurant.gateway.dispatch import Moved, Slots
@@ -63,6 +63,7 @@ class Gateway:
         others: Callable[[], Awaitable[list[metrics.Families]]] | None = None,
         wake: Callable[[str], Awaitable[None]] | None = None,
         max_bodies_mb: float = 0,
+        distrust: Distrust | None = None,
     ) -> None:
         """
         Args:
@@ -71,13 +72,14 @@ class Gateway:
             others: asks the other gateways of the home for their metrics.
             wake: asks the controller to start replicas of a deployment that sleeps.
             max_bodies_mb: see `Room`.
+            distrust: tells the controller of a revision that is merged no more: deployment, number, reason.
         """
         self.room = Room(max_bodies_mb)
         self.log, self.others = log, others
         self.table = RouteTable()
         self.leaving: dict[str, asyncio.Task[None]] = {}
         self.sender = Sender(suspect)
-        self.tracks = Tracks(self.sender.send, log)
+        self.tracks = Tracks(self.sender.send, log, distrust or _nobody_told)
         self.trials = Trials(self.tracks.under_way)
         self.upstream, self.probes = self.sender.upstream, self.sender.probes
         self.informed = asyncio.Event()
@@ -282,6 +284,10 @@ class Gateway:
         if left_out:
             text = f"{left_out} errors were left out here: they came too fast\n{text}"
         self.log(deployment, text)
+
+
+def _nobody_told(deployment: str, revision: int, reason: str) -> None:
+    """Where there is no controller."""
 
 
 def _tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -56,6 +56,9 @@ OFTEN_MISSING = "often has missing predictions, beside which others may look oth
 MERGED_HEADERS: Headers = [(b"content-type", JSON_TYPE)]
 
 
+Distrust = Callable[[str, int, str], None]
+
+
 class Send(Protocol):
     """How batches get to a replica: see `Sender.send`."""
 
@@ -78,14 +81,18 @@ class Batcher:
         dispatcher: its replicas.
         send: sends one request to one replica.
         log: adds a text to the log of a deployment.
+        distrust: tells the controller of a revision that is merged no more: deployment, number, reason.
     """
 
-    def __init__(self, dispatcher: Dispatcher, send: Send, log: Callable[[str, str], None]) -> None:
-        self.dispatcher, self.send, self.log = dispatcher, send, log
+    def __init__(
+        self, dispatcher: Dispatcher, send: Send, log: Callable[[str, str], None], distrust: Distrust
+    ) -> None:
+        self.dispatcher, self.send, self.log, self.distrust = dispatcher, send, log, distrust
         self.loop = asyncio.get_running_loop()
         self.queue = Queue()
         self.running: dict[asyncio.Task[None], Batch] = {}
         self.distrusted: int | None = None
+        self.why_distrusted = ""
         self.patience, self.failures = Patience(), Failures()
         self.pumping: asyncio.Handle | None = None
         self.ripening: asyncio.TimerHandle | None = None
@@ -107,6 +114,8 @@ class Batcher:
         self.route = route
         if changed:
             self._merge_by(route)
+        if route.batch is not None and route.revision == self.distrusted:  # the controller has not heard it
+            self.distrust(route.name, route.revision, self.why_distrusted)
 
     def _merge_by(self, route: DeploymentRoute) -> None:
         self.patience, self.failures = Patience(), Failures()
@@ -380,11 +389,12 @@ class Batcher:
         """Merge no more requests of a revision that does not answer them as it would alone."""
         if self.distrusted == revision:
             return
-        self.distrusted = revision
+        self.distrusted, self.why_distrusted = revision, reason
         self.log(
             self.route.name,
             f"WARNING: revision {revision} {reason};"
             " its requests are merged no more (batching is off until the next revision).",
         )
+        self.distrust(self.route.name, revision, reason)
         if self.route.revision == revision:
             self._merge_by(self.route)

@@ -62,6 +62,7 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
         others.metrics,
         controller.wake,
         args["max_bodies_mb"],
+        controller.distrust,
     )
     public = HttpServer(gateway, args["grace_s"], Lane(gateway, KEEP_ALIVE_S).connect)
     control = HttpServer(control_app(gateway), 1)
@@ -176,18 +177,23 @@ class ControllerLink:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def suspect(self, deployment: str, key: str, reason: str) -> None:
-        task = asyncio.ensure_future(self._suspect({"deployment": deployment, "key": key, "reason": reason}))
+        """Tell of a replica that does not answer."""
+        self._mention("/suspects", {"deployment": deployment, "key": key, "reason": reason})
+
+    def distrust(self, deployment: str, revision: int, reason: str) -> None:
+        """Tell of a revision whose requests are merged no more."""
+        self._mention("/distrusts", {"deployment": deployment, "revision": revision, "reason": reason})
+
+    def _mention(self, path: str, message: dict[str, Any]) -> None:
+        task = asyncio.ensure_future(self._tell(path, message))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-    async def _suspect(self, message: dict[str, str]) -> None:
-        await self._tell("/suspects", message)
 
     async def wake(self, deployment: str) -> None:
         """Ask for replicas of a deployment that sleeps."""
         await self._tell("/wakes", {"deployment": deployment})
 
-    async def _tell(self, path: str, message: dict[str, str]) -> None:
+    async def _tell(self, path: str, message: dict[str, Any]) -> None:
         if self.session is None:
             connector = aiohttp.UnixConnector(path=str(self.admin))
             self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))

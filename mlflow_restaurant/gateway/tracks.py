@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mlflow_restaurant.entities import DeploymentRoute, RouteTable
 from mlflow_restaurant.errors import DoesNotExist
-from mlflow_restaurant.gateway.batcher import Batcher, Send
+from mlflow_restaurant.gateway.batcher import Batcher, Distrust, Send
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 
 
@@ -33,10 +33,11 @@ class Tracks:
     Args:
         send: sends one request to one replica.
         log: adds a text to the log of a deployment.
+        distrust: see `Batcher`.
     """
 
-    def __init__(self, send: Send, log: Callable[[str, str], None]) -> None:
-        self.send, self.log = send, log
+    def __init__(self, send: Send, log: Callable[[str, str], None], distrust: Distrust) -> None:
+        self.send, self.log, self.distrust = send, log, distrust
         self.tracks: dict[tuple[str, int], Track] = {}
 
     def update(self, table: RouteTable) -> list[Slots]:
@@ -47,7 +48,7 @@ class Tracks:
             track = self.tracks.get(key)
             if track is None:
                 dispatcher = Dispatcher(route)
-                self.tracks[key] = Track(dispatcher, Batcher(dispatcher, self.send, self.log))
+                self.tracks[key] = Track(dispatcher, Batcher(dispatcher, self.send, self.log, self.distrust))
             else:
                 track.batcher.update(route)
                 gone += track.dispatcher.update(route)

@@ -21,7 +21,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
-from ..support import call, do, merged_calls
+from ..support import call, do, eventually, merged_calls
 from .conftest import borrowed, own_client, saved_from_code
 
 CALLERS = 32
@@ -208,6 +208,9 @@ def test_a_model_that_loses_rows_is_merged_no_more(
         assert all(pool.map(ask, range(REQUESTS)))
     log = deployed.home.deployment_log("lossy").read_text()
     assert log.count("its requests are merged no more") == 1
+    eventually(lambda: deployed.get_deployment("lossy")["batching"]["chosen"] == "off", "it is told")
+    assert "one prediction for each row" in deployed.get_deployment("lossy")["batching"]["reason"]
+    assert [e["kind"] for e in ControlClient(deployed.home).events("lossy")].count("batching") == 1
     deployed.delete_deployment("lossy")
 
 

@@ -90,7 +90,13 @@ class Site:
         self.patience: list[float] = []
         self.logged: list[str] = []
         self.dispatcher = Dispatcher(first)
-        self.batcher = Batcher(self.dispatcher, self.send, lambda _, text: self.logged.append(text))
+        self.distrusted: list[tuple[str, int, str]] = []
+        self.batcher = Batcher(
+            self.dispatcher,
+            self.send,
+            lambda _, text: self.logged.append(text),
+            lambda *told: self.distrusted.append(told),
+        )
         self.outcomes: dict[Call, list[Outcome]] = {}
 
     async def send(
@@ -574,12 +580,16 @@ class TestTrouble:
             [warning] = site.logged
             assert "WARNING" in warning
             assert "revision 1" in warning
+            assert [told[:2] for told in site.distrusted] == [("d", 1)]
             site.call(3.0)
             site.call(4.0)
             await settle()
             assert site.batches[3:] == [[3.0], [4.0]]
             site.update(route("a"))
             assert not site.batcher.merges
+            assert len(site.distrusted) == 2  # whoever gave this table has not heard it
+            site.update(route("a", merging=False))
+            assert len(site.distrusted) == 2
             site.update(route("b", revision=2))
             assert site.batcher.merges
 

@@ -263,7 +263,7 @@ async def through_the_queue(model: PyFuncModel, types: dict[str, str], bodies: l
         await asyncio.sleep(0)
         return respond(model, message.body)
 
-    batcher = Batcher(Dispatcher(route), send, lambda _, __: None)
+    batcher = Batcher(Dispatcher(route), send, lambda _, __: None, lambda *_: None)
     outcomes: list[list[Outcome]] = []
     for body in bodies:
         outcomes.append([])
