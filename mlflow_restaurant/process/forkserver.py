@@ -1,11 +1,12 @@
 """A process with MLflow, pandas and scikit-learn imported, from which jobs are forked.
 
 Importing MLflow takes seconds and some 200 MB; a fork of a process that has done so starts in milliseconds and
-shares that memory. Fork copies only the thread that calls it, so this process has one thread, always.
+shares that memory. Fork copies only the thread that calls it, so this process has one thread; where a library has
+started another one, nothing is forked.
 
 Protocol, on a unix socket, one connection a job: the client sends one JSON line ``{"job", "args", "env", "title"}``
 with two file descriptors (log, status pipe); the answer is a line ``{"pid": n}``, and when the job has ended a line
-``{"exit": code}``, negative for a signal. A job writes its own lines to the status pipe.
+``{"exit": code}``, negative for a signal; or ``{"refused": names}`` when there are threads of these names. A job writes its own lines to the status pipe.
 """
 
 from __future__ import annotations
@@ -142,6 +143,9 @@ class ForkServer:
                 os.close(fd)
             connection.close()
             return
+        if threads := unexpected_threads():
+            self._refuse(connection, fds, threads)
+            return
         # A signal that comes before the child has left this process's handlers waits until it has.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         pid = os.fork()
@@ -152,6 +156,12 @@ class ForkServer:
             os.close(fd)
         self.waiting[pid] = connection
         _send(connection, {"pid": pid})
+
+    def _refuse(self, connection: socket.socket, fds: list[int], threads: list[str]) -> None:
+        for fd in fds:
+            os.close(fd)
+        with connection:
+            _send(connection, {"refused": threads})
 
     def _reap(self) -> None:
         while self.waiting:
@@ -272,7 +282,9 @@ def unexpected_threads() -> list[str]:
     if tasks.is_dir():  # Linux
         known = {str(thread.native_id) for thread in threading.enumerate()}
         others = [task for task in tasks.iterdir() if task.name not in known]
-        names += [(task / "comm").read_text().strip() for task in others]
+        for task in others:
+            with contextlib.suppress(OSError):  # it has just ended
+                names.append((task / "comm").read_text().strip())
     return [name for name in names if name not in THREADS_SAFE_TO_FORK]
 
 
@@ -283,8 +295,6 @@ def main() -> int:
     preload()
     for name in SINGLE_THREAD:  # read when the library was loaded, and not for what jobs start
         os.environ.pop(name, None)
-    if unexpected := unexpected_threads():
-        print(f"fork server: unexpected threads {unexpected}", file=sys.stderr)  # noqa: T201
     gc.collect()
     gc.freeze()
     ForkServer(listener, Lease(sys.argv[2])).run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -31,6 +32,8 @@ from mlflow_restaurant.process.watch import (
     is_held_up,
     wait_for_exit,
 )
+
+_logger = logging.getLogger(__name__)
 
 FORKSERVER_ID = "forkserver"
 FORK_WITHIN_S = 10.0
@@ -116,8 +119,15 @@ class ForkServerGone(RestaurantError):
     """The fork server ended before it answered."""
 
 
+class ForkRefused(RestaurantError):
+    """The fork server has threads that a fork would cut off in the middle of something."""
+
+
 class ForkLauncher:
-    """Forks jobs from the home's fork server, which it starts when there is none."""
+    """Forks jobs from the home's fork server, which it starts when there is none.
+
+    Where that must not be forked, a job gets a fresh interpreter, which takes seconds instead of a tenth of one.
+    """
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -130,11 +140,15 @@ class ForkLauncher:
     ) -> Child:
         request = {"job": job, "args": dict(args), "env": dict(env), "title": title}
         try:
-            return await self._launch(request, log)
-        except (OSError, ForkServerGone):
-            # It ended in this very moment. Should it have forked the job before, that process finds no record of
-            # its own and ends itself.
-            return await self._launch(request, log)
+            try:
+                return await self._launch(request, log)
+            except (OSError, ForkServerGone):
+                # It ended in this very moment. Should it have forked the job before, that process finds no record of
+                # its own and ends itself.
+                return await self._launch(request, log)
+        except ForkRefused as e:
+            _logger.warning("%s", e.message)
+            return await SpawnLauncher().launch(job, args, log=log, env=env, title=title)
 
     async def _launch(self, request: Mapping[str, Any], log: Path) -> Child:
         log_fd = open_log(log)
@@ -155,7 +169,14 @@ class ForkLauncher:
         except BaseException:
             writer.close()  # tells the fork server not to start it any more
             raise
-        pid = json.loads(answer)["pid"]
+        said = json.loads(answer)
+        if "refused" in said:
+            writer.close()
+            raise ForkRefused(
+                f"The fork server has the threads {said['refused']} and must not be forked; a process gets a fresh"
+                " interpreter, which takes longer to start."
+            )
+        pid = said["pid"]
         fault_point("fork: done")
         exited = asyncio.ensure_future(self._exit_code(pid, reader, writer))
         return Child(pid, status, exited)

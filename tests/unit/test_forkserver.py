@@ -21,9 +21,11 @@ import psutil
 import pytest
 
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process import forkserver
 from mlflow_restaurant.process.forkserver import (
     JOBS,
     THREADS_SAFE_TO_FORK,
+    ForkServer,
     is_gone,
     load_job,
     receive_request,
@@ -38,6 +40,7 @@ from mlflow_restaurant.process.launcher import (
     SpawnLauncher,
     needs_fresh_process,
 )
+from mlflow_restaurant.process.lease import Lease
 from mlflow_restaurant.process.records import read_record
 from mlflow_restaurant.process.watch import end_process
 
@@ -417,7 +420,46 @@ def test_the_server_forks_from_one_thread(site: Site) -> None:
     assert len([name for name in names if name not in THREADS_SAFE_TO_FORK]) == 1, names
 
 
+def test_a_job_that_is_not_forked_gets_a_fresh_interpreter(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: object) -> bytes:
+        return b'{"refused": ["surprise"]}\n'
+
+    launcher = ForkLauncher(site.home)
+    monkeypatch.setattr(launcher, "_answer", refuse)
+
+    child = site.run(site.launch("fetch", fetch("/nowhere", site.home), launcher=launcher))
+
+    assert psutil.Process(child.pid).ppid() == os.getpid()
+    assert "the threads ['surprise']" in caplog.text
+    assert "/nowhere" in str(site.run(child.next_message()))
+    assert site.run(child.wait()) is not None
+
+
 class TestParts:
+    def test_with_another_thread_nothing_is_forked(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(forkserver, "unexpected_threads", lambda: ["surprise"])
+        monkeypatch.setattr(os, "fork", None)
+        read, write = os.pipe()
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen()
+            client.connect(str(tmp_path / "s"))
+            socket.send_fds(client, [b'{"job": "fetch"}\n'], [write, write])
+            os.close(write)
+            server = ForkServer(listener, Lease(str(tmp_path / "record")))
+            server._accept()
+            assert json.loads(client.recv(100)) == {"refused": ["surprise"]}
+            assert client.recv(100) == b""
+            for fd in (server.wake_r, server.wake_w):
+                os.close(fd)
+            server.selector.close()
+        with os.fdopen(read) as pipe:  # nobody holds the other end
+            assert pipe.read() == ""
+
     def test_threads_are_told_by_name(self) -> None:
         before, ended = unexpected_threads(), threading.Event()
         thread = threading.Thread(target=ended.wait, name="surprise")
