@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mlflow_restaurant.comparing import difference
 from mlflow_restaurant.entities import BatchDecision, BatchFacts
+from mlflow_restaurant.gateway.values import COLUMN_KINDS
 
 FLAVOR = "restaurant"
 PYFUNC = "python_function"
@@ -22,9 +23,6 @@ ROW_WISE_LOADERS = {
     "mlflow.catboost": "CatBoost",
 }
 """Flavors whose models predict each row by itself, with one type of output, by contract."""
-
-MERGED_TYPES = frozenset({"double", "float", "long", "integer", "boolean", "string"})
-"""Types of the signature that mean the same for a value whatever other rows hold."""
 
 ROWS_COMPARED = 10
 ONE_ROW = "its input example has one row, which shows nothing; save it with two or more, or set batching=on"
@@ -85,7 +83,7 @@ def _mergeable_input(inputs: Sequence[Mapping[str, Any]] | None) -> Input:
         name, kind = column.get("name"), column.get("type")
         if not isinstance(name, str):
             return None, None, "the columns of its signature have no names"
-        if kind not in MERGED_TYPES:
+        if kind not in COLUMN_KINDS:
             return None, None, f"its column '{name}' has the type {kind}, whose values depend on each other"
         columns[name] = str(kind)
     return columns, None, ""

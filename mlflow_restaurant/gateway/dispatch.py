@@ -7,15 +7,12 @@ stays and is answered by whichever revision serves when its turn comes.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 
 from mlflow_restaurant.entities import DeploymentRoute, ReplicaRoute
 from mlflow_restaurant.errors import DoesNotExist, QueueFull, Unavailable
-
-SLOTS_PER_REPLICA = min(32, (os.cpu_count() or 1) + 4)
-"""Requests sent to one replica at a time: as many as MLflow's scoring server works on at once."""
+from mlflow_restaurant.process.protocol import AT_ONCE
 
 
 class Moved(Exception):
@@ -165,7 +162,7 @@ class Dispatcher:
 
     def _free(self) -> Slots | None:
         """Return the least busy of the replicas with a free slot."""
-        best, limit = None, SLOTS_PER_REPLICA
+        best, limit = None, AT_ONCE
         for slots in self.replicas.values():
             if slots.usable and slots.in_flight < limit:
                 best, limit = slots, slots.in_flight

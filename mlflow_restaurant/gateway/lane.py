@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from mlflow_restaurant.errors import RestaurantError
@@ -15,6 +14,7 @@ from mlflow_restaurant.gateway.calls import PATH, new_request_id
 from mlflow_restaurant.gateway.connection import Connection
 from mlflow_restaurant.gateway.router import Address, parse_path
 from mlflow_restaurant.gateway.upstream import Headers
+from mlflow_restaurant.process.protocol import STATUS_LINES
 
 if TYPE_CHECKING:
     from mlflow_restaurant.gateway.app import Gateway
@@ -24,7 +24,6 @@ KEPT_PATHS = 4096
 MAX_KEPT_PATH = 512
 RESERVED = 64
 """Descriptors that callers' connections leave for replicas, logs and the controller."""
-STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 NO_REASON = b"HTTP/1.1 %d \r\n"
 
 

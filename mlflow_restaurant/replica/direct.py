@@ -11,24 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 import socket
 import threading
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from mlflow_restaurant.process.protocol import AT_ONCE, STATUS_LINES
 from mlflow_restaurant.replica.app import IN_TURN, TRACES, TURN_HEADER
 
 READ_SIZE = 1 << 18
-AT_ONCE = min(32, (os.cpu_count() or 1) + 4)
-"""Predictions at a time, as many as in the threads of an event loop."""
 PAUSE_S = 0.1
 """Time until the next try when no connection can be accepted, for instance for lack of descriptors."""
-STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 FAILED = (
     b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 21\r\nconnection: close\r\n\r\nInternal Server Error"

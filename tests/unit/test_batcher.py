@@ -19,7 +19,7 @@ from mlflow_restaurant.gateway import metrics
 from mlflow_restaurant.gateway.answers import Reply
 from mlflow_restaurant.gateway.batcher import Batcher
 from mlflow_restaurant.gateway.calls import Batch, Call, Outcome
-from mlflow_restaurant.gateway.dispatch import SLOTS_PER_REPLICA, Dispatcher, Slots
+from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 from mlflow_restaurant.gateway.queue import MAX_BATCH_BYTES
 from mlflow_restaurant.gateway.upstream import (
     Answer,
@@ -29,6 +29,7 @@ from mlflow_restaurant.gateway.upstream import (
     Headers,
     Message,
 )
+from mlflow_restaurant.process.protocol import AT_ONCE
 
 LONG_S = 60.0
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -704,7 +705,7 @@ class TestTrouble:
     def test_pings_keep_no_prediction_waiting(self) -> None:
         async def test() -> None:
             site = Site(route("a"))
-            pings = [await site.dispatcher.acquire(0) for _ in range(SLOTS_PER_REPLICA)]
+            pings = [await site.dispatcher.acquire(0) for _ in range(AT_ONCE)]
 
             call = site.call(1.0)
             await settle()

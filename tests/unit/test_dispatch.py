@@ -14,6 +14,7 @@ from mlflow_restaurant.entities import DeploymentRoute, ReplicaRoute
 from mlflow_restaurant.errors import DoesNotExist, QueueFull, Unavailable
 from mlflow_restaurant.gateway import dispatch
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
+from mlflow_restaurant.process.protocol import AT_ONCE
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LONG_S = 60.0
@@ -21,7 +22,7 @@ LONG_S = 60.0
 
 @pytest.fixture(autouse=True)
 def one_slot_a_replica() -> Iterator[None]:
-    with mock.patch.object(dispatch, "SLOTS_PER_REPLICA", 1):
+    with mock.patch.object(dispatch, "AT_ONCE", 1):
         yield
 
 
@@ -67,7 +68,7 @@ class TestSlots:
 
     def test_the_least_busy_replica_is_chosen(self) -> None:
         async def test() -> None:
-            with mock.patch.object(dispatch, "SLOTS_PER_REPLICA", 2):
+            with mock.patch.object(dispatch, "AT_ONCE", 2):
                 dispatcher = Dispatcher(route("a", "b"))
 
                 taken = [(await dispatcher.acquire(0)).route.key for _ in range(4)]
@@ -438,7 +439,7 @@ class Schedule:
     def check(self) -> None:
         self.known |= set(self.dispatcher.replicas.values())
         for slots in self.known:
-            assert 0 <= slots.in_flight <= dispatch.SLOTS_PER_REPLICA
+            assert 0 <= slots.in_flight <= AT_ONCE
             assert slots.idle.is_set() == (slots.in_flight == 0)
         assert len(self.dispatcher.waiting) <= self.max_queue
 
@@ -481,6 +482,6 @@ def test_in_any_order_everyone_is_answered_once_and_no_slot_is_lost(
         assert not schedule.dispatcher.waiting
         assert all(s.in_flight == 0 for s in schedule.known)
 
-    with mock.patch.object(dispatch, "SLOTS_PER_REPLICA", slots):
+    with mock.patch.object(dispatch, "AT_ONCE", slots):
         running(test)
     assert troubles == []

@@ -920,7 +920,7 @@ class TestTrouble:
             return http(200, b"{}")
 
         async def test(site: Site) -> None:
-            monkeypatch.setattr(dispatch, "SLOTS_PER_REPLICA", 1)
+            monkeypatch.setattr(dispatch, "AT_ONCE", 1)
             await site.serve(await site.replica("a", slowly), timeout_s=1)
 
             first, second = await asyncio.gather(site.post(), site.post())
