@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
-from .steps import BundleError, check_instance, check_kwargs, describe, takes_params
+from .steps import BundleError, check_instance, check_kind, check_kwargs, describe, takes_params
 
 __all__ = [
     "METHODS",
@@ -57,6 +57,7 @@ def calling(target: Any, kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Call]
         BundleError: it has none, or not these keyword arguments.
     """
     check_instance("The model", target, "predict")
+    check_kind("The model", target)
     for library in libraries_of(target):
         special = _SPECIAL.get(library)
         found = None if special is None else special(target, kwargs)

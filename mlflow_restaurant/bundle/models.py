@@ -25,6 +25,7 @@ PREDICT_METHOD = "predict_method"
 THRESHOLD = "threshold"
 
 _PLAIN = (bool, int, float, str)
+_NAMES = {"Index", "Series", "ndarray"}
 
 _BY_CLASS = {"predict_proba", "predict_log_proba", "decision_function"}
 
@@ -135,19 +136,21 @@ def normal_labels(given: Any) -> dict[Any, Any] | None:
     """Labels as a dictionary of plain values.
 
     Args:
-        given: a list of names by code, a dictionary from code to name, or a fitted ``LabelEncoder``.
+        given: names by code, as a list, array or Index; names whose codes are the keys of a dictionary or the index of a
+            Series; or a fitted ``LabelEncoder``.
 
     Raises:
         BundleError: it is none of these, or empty.
     """
     if given is None:
         return None
-    names = getattr(given, "classes_", given)
-    if isinstance(names, (str, bytes)) or not (isinstance(names, Mapping) or hasattr(names, "__iter__")):
+    kind = type(given).__name__
+    names = getattr(given, "classes_", None) if kind == "LabelEncoder" else given
+    if not isinstance(names, (Mapping, list, tuple)) and type(names).__name__ not in _NAMES:
         raise BundleError(
             f"labels is {describe(given)}: give a list of names, a dictionary from code to name, or a fitted LabelEncoder."
         )
-    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    pairs = names.items() if isinstance(names, Mapping) or kind == "Series" else enumerate(names)
     labels = {_plain(code): _plain(name) for code, name in pairs}
     if odd := [
         value for pair in labels.items() for value in pair if not isinstance(value, (*_PLAIN, type(None)))

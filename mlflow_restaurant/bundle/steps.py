@@ -101,11 +101,7 @@ def _step(role: str, position: int, count: int, given: Any) -> Step:
     label = f"{role} step {position} of {count}"
     target, kwargs = split_kwargs(given)
     target, source = from_code(target)
-    if _is_data(target):
-        raise BundleError(
-            f"{label} is data (a {type(target).__name__}), not a step: give the function or transformer itself, "
-            "not what it returns."
-        )
+    check_kind(label, target)
     if hasattr(target, "transform"):
         check_instance(label, target, "transform")
         check_fitted(label, target)
@@ -122,8 +118,17 @@ def _step(role: str, position: int, count: int, given: Any) -> Step:
     return Step(role, position, count, target, call, kwargs, source)
 
 
-def _is_data(target: Any) -> bool:
-    return type(target).__name__ in {"DataFrame", "Series", "Index", "ndarray"}
+def check_kind(label: str, target: Any) -> None:
+    """Refuse data, whose methods have the names of steps', and functions that must be awaited."""
+    if type(target).__name__ in {"DataFrame", "Series", "Index", "ndarray"}:
+        raise BundleError(
+            f"{label} is data (a {type(target).__name__}): give the function, transformer or model itself, not what it "
+            "returns."
+        )
+    if inspect.iscoroutinefunction(target):
+        raise BundleError(
+            f"{label} is {describe(target)}, which has to be awaited: give a function without async."
+        )
 
 
 def split_kwargs(given: Any) -> tuple[Any, dict[str, Any]]:

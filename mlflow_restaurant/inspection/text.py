@@ -131,7 +131,7 @@ def _file_lines(step: Mapping[str, Any]) -> list[str]:
 
 def _file_line(file: Mapping[str, Any]) -> str:
     state = "" if file["state"] == INTACT else f"  {file['state'].upper()}"
-    return f"{file['file']}  {size_text(file['size_bytes'])}  {file['sha256'][:_HASH_SHOWN]}{state}"
+    return f"{file['file']}  {size_text(file['size_bytes'])}  {(file['sha256'] or '')[:_HASH_SHOWN]}{state}"
 
 
 def _signature(signature: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

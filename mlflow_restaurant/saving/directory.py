@@ -163,10 +163,11 @@ def _write_step(
     stem = "model" if is_model else f"{step.role}_{step.position}"
     kwargs = {"kwargs": step.kwargs} if step.kwargs else {}
     value = step.target
-    if kwargs and not _is_plain(step.kwargs):
-        if not callable(step.target):
+    if odd := {name: value for name, value in step.kwargs.items() if not _is_plain(value)}:
+        if not callable(step.target) or not allow_pickle:
+            how = "" if allow_pickle else "without pickling, which allow_pickle=False forbids, "
             raise MlflowException(
-                f"{step} cannot be saved with its keyword arguments {step.kwargs}: give it strings, numbers, booleans and "
+                f"{step} cannot be saved {how}with its keyword arguments {odd}: give it strings, numbers, booleans and "
                 "lists of them only.",
                 INVALID_PARAMETER_VALUE,
             )

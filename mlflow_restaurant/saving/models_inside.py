@@ -12,7 +12,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 __all__ = ["folder_of_pyfunc", "pickled_files"]
 
-_PICKLES = {".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+_PICKLES = {".joblib", ".pickle", ".pkl", ".pt", ".pth", ".skops"}
+"""Files that MLflow's flavors load only where pickles are allowed; of skops, because MLmodel says which types to trust."""
 
 
 def folder_of_pyfunc(target: Any) -> str:

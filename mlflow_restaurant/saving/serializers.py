@@ -33,6 +33,7 @@ __all__ = ["DISK_FULL", "SERIALIZERS", "Target", "write_step"]
 DISK_FULL = {errno.EDQUOT, errno.ENOSPC}
 
 _FOREIGN = "types outside scikit-learn, NumPy and SciPy"
+_PICKLES = "its flavor pickles"
 
 
 class CannotSerializeError(Exception):
@@ -239,33 +240,49 @@ def write_step(target: Target, root: Path, stem: str, label: str) -> dict[str, A
             reasons.append(f"{name}: {error}")
             continue
         return {"serializer": name, **hashed(root, file), **extra}
-    raise MlflowException(
-        f"{label} cannot be saved{_advice(target.allow_pickle, reasons)}", INVALID_PARAMETER_VALUE
-    )
-
-
-def _advice(allow_pickle: bool, reasons: list[str]) -> str:
     met = "; ".join(reversed(reasons))  # the last one came nearest
-    if not allow_pickle and _FOREIGN in met:
-        return (
-            f" without pickling it, which allow_pickle=False forbids ({met}): give the parts of a pipeline as steps of "
-            "their own, and the model of the other library as the model, which its MLflow flavor then writes."
+    if target.allow_pickle:
+        advice = (
+            f"({met}): use a function or class defined at the top level of a module that holds no open files, locks or "
+            "connections."
         )
-    if allow_pickle:
-        return (
-            f" ({met}): use a function or class defined at the top level of a module "
-            "that holds no open files, locks or connections."
+    else:
+        advice = (
+            f"without pickling it, which allow_pickle=False forbids ({met}): {_without_pickles(target, met)}."
         )
-    return (
-        f" without pickling it, which allow_pickle=False forbids ({met}): put its code into a module given in "
-        "code_paths, or into a file that calls mlflow.models.set_model and whose path is given as the step."
-    )
+    raise MlflowException(f"{label} cannot be saved {advice}", INVALID_PARAMETER_VALUE)
+
+
+def _without_pickles(target: Target, met: str) -> str:
+    """What to give instead of what would be pickled."""
+    if hasattr(target.value, "booster_") and _PICKLES in met:
+        return "give model.booster_, whose file is text and which predicts probabilities, not classes, or allow_pickle=True"
+    if _PICKLES in met:
+        return "save that model in another format, or allow pickles with allow_pickle=True"
+    if _FOREIGN in met:
+        return (
+            "give the parts of a pipeline as steps of their own, and the model of the other library as the model, which "
+            "its MLflow flavor then writes"
+        )
+    file = "a file that calls mlflow.models.set_model and whose path is given as the step"
+    if _is_made_by(target):
+        return f"of a module in code_paths only functions and classes are found by name, so make it in {file}"
+    return f"put its code into a module given in code_paths, or into {file}"
+
+
+def _is_made_by(target: Target) -> bool:
+    """Whether code that is saved with the model made an object, or has the method of one."""
+    owner = getattr(target.value, "__self__", target.value)
+    if getattr(owner, "__qualname__", None) is not None:
+        return False
+    module = sys.modules.get(type(owner).__module__)
+    return module is not None and is_local(module, ()) and not is_local(module, target.code_paths)
 
 
 def _refuse_pickles(extra: dict[str, Any], root: Path) -> None:
     """Refuse what could not be loaded where pickles are forbidden."""
     if extra.get("pickled"):
-        raise CannotSerializeError(f"its flavor pickles ({', '.join(extra['pickled'])})")
+        raise CannotSerializeError(f"{_PICKLES} ({', '.join(extra['pickled'])})")
     if "object" in extra and not may_import(extra["object"], root):
         raise CannotSerializeError(f"{extra['object']} is not of the bundle's own code")
     if odd := [name for name in extra.get("skops_trusted_types", ()) if not is_vetted(name, root)]:

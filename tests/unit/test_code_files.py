@@ -273,20 +273,24 @@ class TestWhatItOpens:
         )
         code = f"import mlflow\nfrom mlflow_restaurant import Bundle\nURI = 'models:/spam/1'\nmlflow.models.set_model({opening})\n"
 
-        unpickled = hasattr(mlflow.sklearn, "SERIALIZATION_FORMAT_SKOPS")  # not in old versions of MLflow
+        with_skops = hasattr(mlflow.sklearn, "SERIALIZATION_FORMAT_SKOPS")  # not in old versions of MLflow
+        file = f"model.{'skops' if with_skops else 'pkl'}"
 
-        conf = saved(
-            written(tmp_path, code), tmp_path / "m", pip_requirements=None, allow_pickle=not unpickled
-        )
+        conf = saved(written(tmp_path, code), tmp_path / "m", pip_requirements=None)
 
         (opened,) = conf["source"]["opened"]
-        assert opened["names"] == ["models:/spam/1"]
-        assert f"opened/1/model.{'skops' if unpickled else 'pkl'}" in opened["files"]
+        assert (opened["names"], opened["pickled"]) == (["models:/spam/1"], [file])
+        assert f"opened/1/{file}" in opened["files"]
         assert "wheel==0.45.0" in (tmp_path / "m" / "requirements.txt").read_text()
         assert elsewhere(tmp_path / "m", tmp_path) == [0.0, 0.0, 0.0]
         report = inspect_bundle(str(tmp_path / "m"))
         assert report["intact"]
+        assert report["pickled"] == ["models:/spam/1"]
         assert "opens           models:/spam/1: opened/1" in inspection_text(report)
+        with pytest.raises(
+            MlflowException, match=rf"models:/spam/1', which bundle\.py opens, holds pickles \({file}"
+        ):
+            saved(written(tmp_path, code), tmp_path / "n", allow_pickle=False)
 
     def test_a_directory_travels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -174,6 +174,7 @@ class TestWhatIsWrong:
         assert [file["file"] for file in report["steps"][-1]["files"] if file["state"] == "added"] == [
             "steps/code/json.py"
         ]
+        assert "NOT as they were saved: steps/code/json.py is added" in inspection_text(report)
 
     def test_a_file_outside_is_not_read(self, saved: Path) -> None:
         secret = saved.parent / "secret"

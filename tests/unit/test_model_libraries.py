@@ -132,6 +132,21 @@ class TestLightGBM:
         assert step["flavor"] == "mlflow.lightgbm"
         same_after_loading(Bundle(model=model), tmp_path / "m")
 
+    def test_without_pickles_the_booster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = library("lightgbm").LGBMClassifier(n_estimators=5, min_child_samples=1, verbose=-1)
+        model.fit(DATA, TARGET)
+
+        with pytest.raises(
+            MlflowException,
+            match=r"model 'LGBMClassifier' .*its flavor pickles.*: give model\.booster_, whose file",
+        ):
+            saved(Bundle(model=model), tmp_path / "m", allow_pickle=False)
+        step = saved(Bundle(model=model.booster_), tmp_path / "m", allow_pickle=False)
+
+        assert "pickled" not in step
+        monkeypatch.setenv(ALLOW_PICKLE, "false")
+        same_after_loading(Bundle(model=model.booster_), tmp_path / "m")
+
 
 def test_catboost(tmp_path: Path) -> None:
     options: dict[str, Any] = {"iterations": 3, "verbose": 0, "allow_writing_files": False}

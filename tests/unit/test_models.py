@@ -102,6 +102,8 @@ class TestLabels:
             {0: "ham", 1: "spam"},
             LabelEncoder().fit(["spam", "ham"]),
             np.array(["ham", "spam"]),
+            pd.Index(["ham", "spam"]),
+            pd.Series(["spam", "ham"], index=[1, 0]),
         ],
     )
     def test_are_decoded(self, labels: Any) -> None:
@@ -130,6 +132,9 @@ class TestLabels:
             ([], "labels is empty"),
             ("ham", "give a list of names"),
             (3, "give a list of names"),
+            ({"ham", "spam"}, "give a list of names"),
+            (pd.DataFrame({"name": ["ham", "spam"]}), "give a list of names"),
+            (classifier(), "give a list of names"),
         ],
     )
     def test_refused(self, labels: Any, message: str) -> None:

@@ -19,8 +19,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from mlflow_restaurant import Bundle, flavor
+from mlflow_restaurant.inspection.report import inspect_bundle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
@@ -366,6 +368,64 @@ class TestPickles:
         assert (conf["steps"][0]["serializer"], conf["steps"][0]["file"]) == ("code", "steps/model.py")
         monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         assert list(mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(RAW)) == [2.0, 4.0, 8.0]
+
+    def test_a_model_that_mlflow_loads_only_where_pickles_are_allowed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mlflow.sklearn.save_model(
+            LogisticRegression().fit(RAW[["a"]], [0, 1, 0]),
+            str(tmp_path / "inner"),
+            pip_requirements=["mlflow"],
+        )
+        bundle = Bundle(lambda frame: frame[["a"]], model=str(tmp_path / "inner"))
+
+        with pytest.raises(
+            MlflowException, match=r"model 'PyFuncModel' cannot .*pickles \(model\.\w+\).*another format"
+        ):
+            saved(
+                Bundle(model=str(tmp_path / "inner")),
+                tmp_path / "m",
+                allow_pickle=False,
+                input_example=RAW[["a"]],
+            )
+        saved(bundle, tmp_path / "m", pip_requirements=["mlflow"])
+
+        assert inspect_bundle(str(tmp_path / "m"))["pickled"] == [
+            "preprocess '<lambda>'",
+            "model 'PyFuncModel'",
+        ]
+        saved(Bundle(model=str(tmp_path / "inner")), tmp_path / "n", input_example=RAW[["a"]])
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        for load in (mlflow.pyfunc.load_model, flavor.load_model):
+            with pytest.raises(
+                MlflowException, match=r"model step 'PyFuncModel' holds pickles \(model\.\w+\)"
+            ):
+                load(str(tmp_path / "n"))
+
+    def test_what_the_modules_of_code_paths_make_has_no_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "made_steps.py"
+        file.write_text("class Doubles:\n    def transform(self, frame):\n        return frame['a'] * 2\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import made_steps  # type: ignore[import-not-found]
+
+        for step in (made_steps.Doubles(), made_steps.Doubles().transform):
+            with pytest.raises(
+                MlflowException,
+                match=r"only functions and classes are found by name, so make it in a file that calls",
+            ):
+                saved(Bundle(step, ones), tmp_path / "m", allow_pickle=False, code_paths=[str(file)])
+
+    @pytest.mark.parametrize("value", [("a", "b"), np.float64(2.0)])
+    def test_keyword_arguments_are_plain_where_nothing_is_pickled(self, value: Any, tmp_path: Path) -> None:
+        refused(
+            Bundle((np.multiply, {"x2": 1, "where": value}), ones),
+            tmp_path,
+            r"allow_pickle=False forbids, with its keyword arguments \{'where': .*\}: give it strings, numbers",
+            allow_pickle=False,
+            input_example=None,
+        )
 
     def test_library_functions_are_code_that_a_stranger_chose(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

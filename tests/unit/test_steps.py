@@ -111,9 +111,27 @@ class TestData:
     @pytest.mark.parametrize("data", [FRAME, FRAME["a"], FRAME.to_numpy()])
     def test_is_no_step(self, data: Any) -> None:
         with pytest.raises(
-            BundleError, match=r"preprocess step 1 of 2 is data \(a \w+\), not a step: give the function"
+            BundleError,
+            match=r"preprocess step 1 of 2 is data \(a \w+\): give the function, transformer or model",
         ):
             Bundle([data, total], total)
+
+    def test_is_no_model(self) -> None:
+        with pytest.raises(BundleError, match=r"The model is data \(a DataFrame\): give the function"):
+            Bundle(model=FRAME)
+
+    def test_nothing_is_awaited(self) -> None:
+        async def later(data: Any) -> Any:
+            return data
+
+        with pytest.raises(
+            BundleError, match=r"preprocess step 1 of 1 is .*later.* has to be awaited: give a f"
+        ):
+            Bundle(later, total)
+        with pytest.raises(
+            BundleError, match=r"The model is .*later.* has to be awaited: give a function without"
+        ):
+            Bundle(model=later)
 
 
 class TestCode:
