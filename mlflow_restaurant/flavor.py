@@ -18,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import _save_example
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from mlflow.utils.environment import (
@@ -38,11 +37,12 @@ from mlflow.utils.model_utils import (
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.bundle import Bundle, BundleError, loader
 from mlflow_restaurant.bundle.files import CODE_FOLDER
-from mlflow_restaurant.bundle.hashes import sha256_of_files
+from mlflow_restaurant.bundle.hashes import refusal
 from mlflow_restaurant.bundle.loader import FLAVOR_NAME, FORMAT_VERSION, load_bundle
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
 from mlflow_restaurant.saving.examples import as_callers_send, columns_made_plain
+from mlflow_restaurant.saving.hashes import sha256_of_files
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
 from mlflow_restaurant.saving.rows import row_wise_finding
@@ -275,13 +275,9 @@ def load_model(
 _load_pyfunc = loader._load_pyfunc
 
 
-def _refusal(why: str) -> MlflowException:
-    return MlflowException(why, INVALID_PARAMETER_VALUE)
-
-
 def _check_signature(given: Any) -> None:
     if not (given is None or given is False or isinstance(given, ModelSignature)):
-        raise _refusal(
+        raise refusal(
             f"signature is a {type(given).__name__}: give a ModelSignature, such as mlflow.models.infer_signature makes, "
             "False for none, or leave it out."
         )
@@ -291,7 +287,7 @@ def _changed(bundle: Bundle, predict_method: str | None, row_wise: bool | None) 
     try:
         return bundle.changed(predict_method, row_wise)
     except BundleError as error:
-        raise _refusal(str(error)) from error
+        raise refusal(str(error)) from error
 
 
 def _written_example(model: Model, input_example: Any, root: Path) -> Any:
@@ -301,7 +297,7 @@ def _written_example(model: Model, input_example: Any, root: Path) -> Any:
     except MlflowException:
         raise
     except Exception as error:  # values of any kind are written as JSON
-        raise _refusal(
+        raise refusal(
             f"The input example cannot be written as JSON: {type(error).__name__}: {error}. Give a few rows of strings, "
             "numbers, booleans and dates, as callers will send them."
         ) from error
@@ -340,7 +336,7 @@ def _write_profile(bundle: Bundle, reference_data: Any, signature: Any, root: Pa
         check_profile(profile, signature)
         return write_profile(profile, root)
     except BundleError as error:
-        raise _refusal(str(error)) from error
+        raise refusal(str(error)) from error
 
 
 def _add_flavors(

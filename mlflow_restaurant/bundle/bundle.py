@@ -1,11 +1,9 @@
-"""Bundle: preprocessing, model and postprocessing as one object, so that callers send raw data.
-
-This module travels inside every saved bundle, with the modules it imports.
-"""
+"""Bundle: preprocessing, model and postprocessing as one object, so that callers send raw data."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,9 @@ from .models import (
     checked_threshold,
     normal_labels,
 )
-from .steps import BundleError, Step, from_code, make_steps, split_kwargs, takes_params
+from .steps import BundleError, Step, describe, from_code, make_steps, split_kwargs, takes_params
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .code_files import Source
     from .profile import Profile
 
@@ -74,7 +70,8 @@ class Bundle:
             params of the request.
         flavor: name or module of the MLflow flavor that saves the model, where it cannot be told from its class.
         row_wise: whether rows are predicted independently of each other; None: not known. Unless it is False, a step
-            that changes the number of rows is an error.
+            that changes the number of rows is an error; so is a model that does, where it is True or was found to be
+            when the bundle was saved.
 
     Between steps go DataFrames, Series and arrays: each step gets what the one before it returned.
 
@@ -90,6 +87,7 @@ class Bundle:
     _profile: Profile | Callable[[], Profile] | None = None
     _source: Source | None = None
     _signature: Any = None
+    _row_wise_found: bool | None = None
 
     def __init__(
         self,
@@ -108,7 +106,12 @@ class Bundle:
             raise BundleError("A bundle needs a model: pass a fitted estimator as model=...")
         self.labels = normal_labels(labels)
         self.threshold = None if threshold is None else checked_threshold(threshold)
+        if not isinstance(flavor, str | None):
+            raise BundleError(
+                f"flavor is {describe(flavor)}: give the name of an MLflow flavor, such as 'onnx'."
+            )
         self.flavor = flavor
+        self._unknown: set[str] = set()
         self.row_wise = _checked_row_wise(row_wise)
         self._own_params = checked_params(params or {})
         step = _model_step(model, predict_method, self.labels, threshold, flavor)
@@ -179,6 +182,7 @@ class Bundle:
         """
         merged = self._merged(params) if params else self._params
         count_rows = self.row_wise is not False
+        row_wise = self._row_wise_found if self.row_wise is None else self.row_wise
         rows = row_count(raw) if count_rows else None
         data: Any = raw
         before: list[tuple[Step, Any]] = []
@@ -194,17 +198,18 @@ class Bundle:
                 raise StepError(str(step), "it returned None: does the function lack a return statement?")
             if count_rows:
                 rows, before_rows = row_count(result), rows
-                if rows != before_rows and step.role != "model":
+                if rows != before_rows and (row_wise or step.role != "model"):
                     _check_rows(step, before_rows, rows)
             before.append((step, getattr(data, "columns", None)))
             data = result
         return data
 
     def _merged(self, params: dict[str, Any]) -> dict[str, Any]:
-        unknown = [name for name in params if name not in self._params]
+        unknown = params.keys() - self._params.keys() - self._unknown
         if unknown and not any(takes_params(step.target) for step in self._steps):
-            known = ", ".join(self._params) or "none"
-            _logger.warning("There is no param %r, so it is ignored: this bundle has %s.", unknown[0], known)
+            self._unknown |= unknown
+            known, odd = ", ".join(self._params) or "none", ", ".join(sorted(map(repr, unknown)))
+            _logger.warning("There is no param %s, so it is ignored: this bundle has %s.", odd, known)
         return {**self._params, **params}
 
     def __call__(self, raw: Any, params: dict[str, Any] | None = None) -> Any:
@@ -233,6 +238,8 @@ class Bundle:
     def _use_method(self, method: str) -> None:
         old = self._model_step
         call = Predictor(old.target, old.kwargs, method, self.labels, self.threshold is not None)
+        if method not in self.methods:  # not tried when rows were
+            self._row_wise_found = None
         self._predictor = call
         self._steps = tuple(replace(step, call=call) if step is old else step for step in self._steps)
         self._params = self._all_params()

@@ -1,7 +1,6 @@
 """How the models of each library are called, and by which methods.
 
-Libraries are never imported for a model of another kind: what kind a model is, its own class says. This module travels
-inside every saved bundle.
+Libraries are never imported for a model of another kind: what kind a model is, its own class says.
 """
 
 from __future__ import annotations

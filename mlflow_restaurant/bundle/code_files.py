@@ -1,7 +1,7 @@
 """Files of Python code that make a step or a whole bundle: run when it is saved, and again whenever it is loaded.
 
 What a bundle's file opens, such as models in a registry, is noted while it runs, travels inside the bundle, and is
-found there on loading. This module travels inside every saved bundle.
+found there on loading.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ import importlib
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .steps import BundleError, describe
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ["Source", "globals_kept", "opened", "run", "run_bundle", "unnoted"]
+__all__ = ["Source", "globals_kept", "lock", "opened", "run", "run_bundle", "take_out", "unnoted"]
 
 _PACKAGE = "mlflow_restaurant"
 _OWN = __name__.rpartition(".")[0]
 _PUBLIC = ("Bundle", "BundleError", "StepError")
 _NOT_HERE = ("load_model", "log_model", "save_model")
-_lock = threading.RLock()
+lock = threading.RLock()
+"""Of ``sys.modules`` and what of MLflow is exchanged while files run."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def run_bundle(file: Path, config: dict[str, Any] | None, copies: dict[str, str]
     source = Source(file.absolute(), config, dict(copies))
     token = _running.set(source)
     try:
-        with _lock, _stand_in(), _noted_downloads():
+        with lock, _stand_in(), _noted_downloads():
             bundle = run(file, config)
     finally:
         _running.reset(token)
@@ -182,17 +181,18 @@ def _stand_in() -> Iterator[None]:
     if _OWN.partition(".")[0] == _PACKAGE:
         yield
         return
-    installed = _take_out()
+    installed = take_out({_PACKAGE})
     sys.modules.update(_stand_ins())
     try:
         yield
     finally:
-        _take_out()
+        take_out({_PACKAGE})
         sys.modules.update(installed)
 
 
-def _take_out() -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
+def take_out(packages: set[str]) -> dict[str, ModuleType]:
+    """Remove modules of some top-level names from ``sys.modules``, and return them."""
+    names = [name for name in sys.modules if name.partition(".")[0] in packages]
     return {name: sys.modules.pop(name) for name in names}
 
 

@@ -1,24 +1,27 @@
 """Why a step of a bundle failed: the column or the value that its error is about.
 
-Runs only after a step has failed, and never fails itself. This module travels inside every saved bundle: it imports the standard library only.
+Runs only after a step has failed, and never fails itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from math import inf
+from traceback import walk_tb
+from typing import Any
 
 __all__ = ["columns_of", "explain", "row_count"]
 
 _SHOWN = 10
-_LIBRARIES = {"pandas", "sklearn"}
 _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|np\.str_\('([^']+)'\)")
 _FITTED = re.compile(r"has no attribute '[A-Za-z]\w*_'")
-_MISSING = re.compile(r"\bNaN\b|missing value|\bNone\b|NAType|\bNA\b")
+_MISSING = re.compile(r"(?i:\bnan\b)|missing value|\bNone\b|NAType|\bNA\b")
+_MAY_BE_MISSING = re.compile(_MISSING.pattern + "|NoneType|'float' object")
+_INFINITE = re.compile(r"infinity|\binf\b")
+_LARGEST = {"float32": 3.4028236e38}
 
 
 def columns_of(data: Any) -> list[Any] | None:
@@ -28,11 +31,12 @@ def columns_of(data: Any) -> list[Any] | None:
 
 
 def row_count(data: Any) -> int | None:
-    """Rows of a DataFrame, Series, array, matrix or list; None where there are none to count."""
+    """Rows of a DataFrame, Series, array, matrix or list; None where there are none to count, as in a list of tables."""
     shape = getattr(data, "shape", None)
     if shape is not None:
         return int(shape[0]) if len(shape) else None
-    return len(data) if type(data) is list else None
+    is_rows = type(data) is list and not (data and len(getattr(data[0], "shape", ())) > 1)
+    return len(data) if is_rows else None
 
 
 def explain(error: BaseException, data: Any, before: Sequence[tuple[Any, Any]] = ()) -> str:
@@ -47,9 +51,7 @@ def explain(error: BaseException, data: Any, before: Sequence[tuple[Any, Any]] =
         A clause to put behind the error's own message, or an empty string.
     """
     try:
-        if isinstance(error, KeyError) and not _raised_by_library(
-            error
-        ):  # looked up in something else, perhaps
+        if isinstance(error, KeyError) and not _asked_a_table(error):  # looked up in something else, perhaps
             return _bad_value(error, data) or _missing_column(error, data, before)
         return (
             _missing_column(error, data, before)
@@ -71,9 +73,12 @@ def _missing_column(error: BaseException, data: Any, before: Sequence[tuple[Any,
         wanted = [name for name in wanted if name in earlier]
     if not wanted:
         return ""
-    clause = f"; its input has no column {_listed(wanted)} but {_listed(columns)}"
-    dropped = [(name, label) for name in wanted for label in [_dropped_by(name, before)] if label]
-    return clause + "".join(f"; {label} dropped {name!r}" for name, label in dropped[:1])
+    # By the last step that got the column: what came out of it lacked it.
+    had = (
+        (name, step) for name in wanted for step, got in reversed(before) if got is not None and name in got
+    )
+    dropped = next((f"; {step} dropped {name!r}" for name, step in had), "")
+    return f"; its input has no column {_listed(wanted)} but {_listed(columns)}{dropped}"
 
 
 def _wanted_columns(error: BaseException, columns: list[Any]) -> list[Any]:
@@ -83,40 +88,48 @@ def _wanted_columns(error: BaseException, columns: list[Any]) -> list[Any]:
     text = re.sub(r"dtype='\w+'", "", str(error.args[0]) if error.args else "")
     if isinstance(error, KeyError) and not _QUOTED.search(text):
         return [text] if text and text not in known else []
-    names = [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
+    names = _quoted(text)
     listed = [line[2:].strip() for line in text.splitlines() if line.startswith("- ")]
     return [name for name in dict.fromkeys([*names, *listed]) if name not in known]
 
 
-def _raised_by_library(error: BaseException) -> bool:
-    """Whether the error comes from the library of the table, not from code that looks up things of its own."""
-    trace = error.__traceback__
-    if trace is None:
-        return True
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] in _LIBRARIES
+def _quoted(text: str) -> list[Any]:
+    return [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
 
 
-def _dropped_by(name: Any, before: Sequence[tuple[Any, Any]]) -> str:
-    """The last step that got the column: what came out of it lacked the column."""
-    return next((str(step) for step, had in reversed(before) if had is not None and name in had), "")
+def _asked_a_table(error: BaseException) -> bool:
+    """Whether an error comes from ``DataFrame.__getitem__``, and so is about a column."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "__getitem__"]
+    return any(columns_of(frame.f_locals.get("self")) is not None for frame in frames)
 
 
 def _bad_value(error: BaseException, data: Any) -> str:
-    if not hasattr(data, "items") or columns_of(data) is None:
-        return ""
+    from pandas import isna
+
     text = str(error)
-    values: list[Any] = [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
-    for value in list(error.args) if isinstance(error, KeyError) else values:
-        for name, column in data.items():
-            if place := _place_of(value, column):
-                return f"; the value {value!r} is in column {name!r}, {place}"
-    if _MISSING.search(text):
-        empty = [name for name, column in data.items() if column.isna().any()]
-        return f"; values are missing in column {_listed(empty)}" if empty else ""
-    return ""
+    for value in error.args if isinstance(error, KeyError) else _quoted(text):
+        if place := _place(data, partial(_is_same, value)):
+            return f"; the value {value!r} is in {place}"
+    largest = next((number for dtype, number in _LARGEST.items() if dtype in text), inf)
+    if _INFINITE.search(text) and (
+        place := _place(data, lambda cell: _is_float(cell) and abs(cell) >= largest)
+    ):
+        return f"; the value in {place} is infinite or too large"
+    if columns_of(data) is None:
+        place = _place(data, lambda cell: isna(cell) is True) if _MAY_BE_MISSING.search(text) else ""
+        return f"; the value in {place} is missing" if place else ""
+    empty = [name for name, column in data.items() if column.isna().any()]
+    return f"; values are missing in column {_listed(empty)}" if empty and _MISSING.search(text) else ""
+
+
+def _is_same(value: Any, cell: Any) -> bool:
+    return (type(cell) is type(value) or (isinstance(cell, str) and isinstance(value, str))) and bool(
+        cell == value
+    )
+
+
+def _is_float(cell: Any) -> bool:
+    return type(cell).__name__.startswith("float")
 
 
 def _unfitted(error: BaseException) -> str:
@@ -136,11 +149,26 @@ def _odd_types(error: BaseException, data: Any) -> str:
     return f"; its input has the columns {', '.join(types[:_SHOWN])}{', …' if len(types) > _SHOWN else ''}"
 
 
-def _place_of(value: Any, column: Any) -> str:
-    for position, cell in enumerate(islice(column, 10_000), 1):
-        if type(cell) is type(value) and cell == value:
-            return f"row {position}"
+def _place(data: Any, wanted: Callable[[Any], bool]) -> str:
+    """Column and row of the first value that is wanted; of a Series or a list, the row."""
+    for column, cells in _columns(data):
+        for row, cell in enumerate(islice(cells, 10_000), 1):
+            if wanted(cell):
+                return f"{column}row {row}"
     return ""
+
+
+def _columns(data: Any) -> Iterable[tuple[str, Any]]:
+    """The columns of a table, array or list, with what each is called."""
+    if columns_of(data) is not None or isinstance(data, dict):
+        return ((f"column {name!r}, ", cells) for name, cells in data.items())
+    if len(getattr(data, "shape", ())) == 2:
+        columns = data.toarray().T if hasattr(data, "toarray") else data.T
+    elif type(data) is list and data and isinstance(data[0], (list, tuple)):
+        columns = zip(*data, strict=False)
+    else:
+        return [("", data)] if hasattr(data, "__iter__") and not isinstance(data, str) else []
+    return ((f"column {number} (counted from 0), ", cells) for number, cells in enumerate(columns))
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -1,12 +1,9 @@
-"""The steps of a bundle as a small diagram: text for terminals, HTML for notebooks.
-
-This module travels inside every saved bundle: it imports the standard library only.
-"""
+"""The steps of a bundle as a small diagram: text for terminals, HTML for notebooks."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -20,7 +17,6 @@ WIDTH = 78
 
 ROLES = ("preprocess", "model", "postprocess")
 FIRST, LAST = "raw data", "predictions"
-_METHOD = "predict_method"
 _SHOWN = 4
 _INNER_SHOWN = 8
 _NAME_WIDTH = 24
@@ -101,29 +97,23 @@ def _part(step: Any, bundle: Any) -> Part:
     target = step.target
     is_function = hasattr(target, "__qualname__")
     module = public_module(module_name(target))
-    details = [*_kwargs_line(getattr(step, "kwargs", None)), *_inner_lines(target)]
+    arguments = (
+        [listed(f"{name}={value!r:.40}" for name, value in step.kwargs.items())] if step.kwargs else []
+    )
+    details = [*arguments, *_inner_lines(target)]
     if step.role == "model":
         details += _model_lines(bundle)
     return Part(step.name, f"function of {module}" if is_function else module, tuple(details))
 
 
-def _kwargs_line(kwargs: Mapping[str, Any] | None) -> list[str]:
-    return [listed(f"{name}={value!r:.40}" for name, value in kwargs.items())] if kwargs else []
-
-
 def _model_lines(bundle: Any) -> list[str]:
-    """What a bundle says of how its model is called."""
-    lines = []
-    if method := getattr(bundle, _METHOD, None):
-        lines.append(f"method {method}")
-    if labels := getattr(bundle, "labels", None):
-        lines.append(f"labels {listed(labels.values() if isinstance(labels, Mapping) else labels)}")
-    params = {
-        name: default for name, default in (getattr(bundle, "params", None) or {}).items() if name != _METHOD
-    }
-    if params:
-        lines.append(f"params {listed(f'{name}={default!r:.40}' for name, default in params.items())}")
-    return lines
+    lines = [f"method {bundle.predict_method}"]
+    if bundle.labels:
+        lines.append(f"labels {listed(bundle.labels.values())}")
+    params = [
+        f"{name}={default!r:.40}" for name, default in bundle.params.items() if name != "predict_method"
+    ]
+    return [*lines, f"params {listed(params)}"] if params else lines
 
 
 def _inner_lines(target: Any) -> list[str]:
@@ -151,7 +141,6 @@ def _name_of(target: Any) -> str:
 
 
 def _box_lines(stage: Stage) -> list[str]:
-    """The role, then the lines below it."""
     lines = [stage.role]
     for number, part in enumerate(stage.parts, 1):
         mark = f"{number}  " if len(stage.parts) > 1 else ""

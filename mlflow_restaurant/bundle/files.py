@@ -1,16 +1,10 @@
-"""Files of a saved bundle: whether they are still what they were when it was saved.
-
-This module travels inside every saved bundle: it imports the standard library only.
-"""
+"""Files of a saved bundle: whether they are still what they were when it was saved."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "ADDED",
@@ -20,7 +14,6 @@ __all__ = [
     "MISSING",
     "OUTSIDE",
     "added_files",
-    "files_below",
     "sha256_of",
     "state_of",
 ]
@@ -47,28 +40,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def files_below(root: Path, folder: str) -> list[str]:
-    """Return the files below a folder of `root`, by their paths from `root`; bytecode left out."""
-    return [file for file in _files(root, folder) if not _is_bytecode(file)]
-
-
 def added_files(root: Path, folder: str, listed: Iterable[str]) -> list[str]:
     """Return the files below a folder of `root` that are not listed, by their paths from `root`.
 
     Bytecode that Python has left there is none of them, as far as Python compares it with its source.
     """
-    found = [file for file in _files(root, folder) if not (_is_bytecode(file) and _is_compared(root / file))]
-    return [file for file in found if file not in set(listed)]
-
-
-def _files(root: Path, folder: str) -> list[str]:
-    return [
-        path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*")) if path.is_file()
-    ]
-
-
-def _is_bytecode(file: str) -> bool:
-    return "__pycache__" in file.split("/")
+    found = [path.relative_to(root) for path in sorted((root / folder).rglob("*")) if path.is_file()]
+    code = [path for path in found if not ("__pycache__" in path.parts and _is_compared(root / path))]
+    known = set(listed)
+    return [path.as_posix() for path in code if path.as_posix() not in known]
 
 
 def _is_compared(path: Path) -> bool:

@@ -1,7 +1,4 @@
-"""SHA-256 of files: written when a bundle is saved, compared when it is loaded.
-
-This module travels inside every saved bundle.
-"""
+"""SHA-256 of files: compared when a bundle is loaded; `saving.hashes` writes them."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from .files import CHANGED, CODE_FOLDER, MISSING, OUTSIDE, added_files, files_below, sha256_of, state_of
+from .files import CHANGED, CODE_FOLDER, MISSING, OUTSIDE, added_files, state_of
 
-__all__ = ["check_code", "check_files", "checked_path", "hashed", "sha256_of_files"]
+__all__ = ["check_code", "check_files", "checked_path", "refusal"]
 
 _PROBLEMS = {
     CHANGED: "was changed after it was saved (its SHA-256 differs)",
@@ -22,17 +19,9 @@ _PROBLEMS = {
 }
 
 
-def hashed(root: Path, file: str) -> dict[str, Any]:
-    """Path and hash of a file, or hashes of all files in a directory; nothing if there is neither."""
-    path = root / file
-    if path.is_dir():
-        return {"file": file, "files": sha256_of_files(root, file)}
-    return {"file": file, "sha256": sha256_of(path)} if path.is_file() else {}
-
-
-def sha256_of_files(root: Path, folder: str) -> dict[str, str]:
-    """Hash of every file below a folder of `root`, by its path from `root`; bytecode left out."""
-    return {file: sha256_of(root / file) for file in files_below(root, folder)}
+def refusal(why: str) -> MlflowException:
+    """The error that says why something is not saved or loaded."""
+    return MlflowException(why, INVALID_PARAMETER_VALUE)
 
 
 def checked_path(entry: dict[str, Any], root: Path, label: str) -> Path:
@@ -45,9 +34,7 @@ def checked_path(entry: dict[str, Any], root: Path, label: str) -> Path:
         return root
     path: Path = root / entry["file"]
     if not path.resolve().is_relative_to(root.resolve()):
-        raise MlflowException(
-            f"{label} cannot be loaded: {entry['file']} {_PROBLEMS[OUTSIDE]}", INVALID_PARAMETER_VALUE
-        )
+        raise refusal(f"{label} cannot be loaded: {entry['file']} {_PROBLEMS[OUTSIDE]}")
     files = entry["files"] if "files" in entry else {entry["file"]: entry["sha256"]}
     check_code(files, root, f"{entry['file']}/{CODE_FOLDER}", f"{label} cannot be loaded")
     return path
@@ -61,7 +48,7 @@ def check_code(files: dict[str, str], root: Path, folder: str, label: str) -> No
     """
     check_files(files, root, label)
     if added := added_files(root, folder, files):
-        raise MlflowException(f"{label}: {added[0]} was added after it was saved", INVALID_PARAMETER_VALUE)
+        raise refusal(f"{label}: {added[0]} was added after it was saved")
 
 
 def check_files(files: dict[str, str], root: Path, label: str) -> None:
@@ -72,4 +59,4 @@ def check_files(files: dict[str, str], root: Path, label: str) -> None:
     """
     for file, expected in files.items():
         if problem := _PROBLEMS.get(state_of(root, file, expected)):
-            raise MlflowException(f"{label}: {file} {problem}", INVALID_PARAMETER_VALUE)
+            raise refusal(f"{label}: {file} {problem}")

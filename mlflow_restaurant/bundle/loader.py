@@ -1,23 +1,21 @@
-"""Reads a saved bundle: what ``mlflow.pyfunc.load_model`` imports from inside the bundle.
-
-This module travels inside every saved bundle, with the modules it imports: nothing else of this
-package is imported here.
-"""
+"""Reads a saved bundle: what ``mlflow.pyfunc.load_model`` imports from inside the bundle."""
 
 from __future__ import annotations
 
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
 
 from .bundle import Bundle, BundleError, StepError
 from .code_files import run_bundle
 from .files import CODE_FOLDER
-from .hashes import check_code, checked_path
+from .hashes import check_code, checked_path, refusal
+from .own_code import own_code
 from .profile import profile_reader
 from .serializers import read_step, refuse_pickles
 
@@ -28,6 +26,8 @@ FLAVOR_NAME = "restaurant"
 
 FORMAT_VERSION = 1
 """Layout of the flavor's part of MLmodel; raised when older code could not read it."""
+
+_UPGRADE = "upgrade mlflow-restaurant, or load it with mlflow.pyfunc.load_model."
 
 
 class BundleModel:
@@ -66,16 +66,21 @@ def load_bundle(path: str | Path, model_config: dict[str, Any] | None = None) ->
     root = Path(path)
     conf = _flavor_conf(root)
     code = conf.get("code") or CODE_FOLDER
-    check_code(conf.get("code_files") or {}, root, code, "The bundle's code cannot be loaded")
     try:
-        bundle = _run_source(conf, root, model_config) if conf.get("source") else _read_steps(conf, root)
-    except KeyError as error:
-        raise MlflowException(
-            f"The MLmodel file of {root} lacks {error} of its flavor '{FLAVOR_NAME}': save the bundle again.",
-            INVALID_PARAMETER_VALUE,
-        ) from error
+        check_code(conf.get("code_files") or {}, root, code, "The bundle's code cannot be loaded")
+        with own_code(root / code):
+            bundle = _run_source(conf, root, model_config) if conf.get("source") else _read_steps(conf, root)
+    except BundleError as error:
+        raise refusal(str(error)) from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(root, f"{type(error).__name__}: {error}") from error
+    bundle._row_wise_found = conf.get("row_wise")
     bundle._profile = profile_reader(conf.get("profile"), root)
     return bundle
+
+
+def _damaged(root: Path, why: str) -> MlflowException:
+    return refusal(f"The MLmodel file of {root} cannot be read as a bundle's ({why}): save the bundle again.")
 
 
 def _run_source(conf: dict[str, Any], root: Path, model_config: dict[str, Any] | None) -> Bundle:
@@ -87,12 +92,9 @@ def _run_source(conf: dict[str, Any], root: Path, model_config: dict[str, Any] |
         label = f"'{entry['names'][0]}', which {file.name} opens,"
         copies.update(dict.fromkeys(entry["names"], str(checked_path(entry, root, label))))
         refuse_pickles(entry, label)
-    try:
-        bundle, made_by = run_bundle(file, model_config, copies)
-        bundle._source = made_by
-        changed: Bundle = bundle.changed(**source["changes"])
-    except BundleError as error:
-        raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
+    bundle, made_by = run_bundle(file, model_config, copies)
+    bundle._source = made_by
+    changed: Bundle = bundle.changed(**source["changes"])
     return changed
 
 
@@ -105,14 +107,11 @@ def _read_steps(conf: dict[str, Any], root: Path) -> Bundle:
         step = read_step(entry, root, f"{role} step{place} '{entry['name']}'")
         targets[entry["role"]].append((step, entry["kwargs"]) if entry.get("kwargs") else step)
     options: dict[str, Any] = dict(conf.get("options") or {})
+    if unknown := options.keys() - signature(Bundle).parameters.keys():
+        raise refusal(f"{root} was saved with {min(unknown)!r}, which this code does not know: {_UPGRADE}")
     if "labels" in options:
         options["labels"] = dict(options["labels"])
-    return Bundle(
-        targets["preprocess"],
-        targets["model"][0],
-        targets["postprocess"],
-        **options,
-    )
+    return Bundle(**{**targets, "model": targets["model"][0]}, **options)
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> BundleModel:
@@ -129,10 +128,11 @@ def _flavor_conf(root: Path) -> dict[str, Any]:
             "load it with mlflow.pyfunc.load_model, or save it as Bundle(model=...).",
             RESOURCE_DOES_NOT_EXIST,
         )
-    if conf["format_version"] > FORMAT_VERSION:
-        raise MlflowException(
-            f"{root} was saved in bundle format {conf['format_version']}, and this code reads up to {FORMAT_VERSION}: "
-            "upgrade mlflow-restaurant, or load it with mlflow.pyfunc.load_model.",
-            INVALID_PARAMETER_VALUE,
+    version = conf.get("format_version")
+    if type(version) is not int:
+        raise _damaged(root, f"format_version is {version!r}")
+    if version > FORMAT_VERSION:
+        raise refusal(
+            f"{root} was saved in bundle format {version}, and this code reads up to {FORMAT_VERSION}: {_UPGRADE}"
         )
     return conf

@@ -1,7 +1,4 @@
-"""How a bundle calls its model: by method, with class names for probabilities, decoded labels and a threshold.
-
-This module travels inside every saved bundle.
-"""
+"""How a bundle calls its model: by method, with class names for probabilities, decoded labels and a threshold."""
 
 from __future__ import annotations
 
@@ -26,6 +23,10 @@ THRESHOLD = "threshold"
 
 _PLAIN = (bool, int, float, str)
 _NAMES = {"Index", "Series", "ndarray"}
+
+_DECIDE = "leave threshold out, and decide in a postprocess function that takes params."
+
+_NO_PREDICTIONS = ("_", "fit", "partial_fit", "set_", "get_")
 
 _BY_CLASS = {"predict_proba", "predict_log_proba", "decision_function"}
 
@@ -94,7 +95,7 @@ class Predictor:
         if probabilities.shape[1:] != (2,) or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
             raise BundleError(
                 "A threshold needs two classes that exclude each other, and the probabilities of this model's classes "
-                "do not add up to 1: leave threshold out, and decide in a postprocess function that takes params."
+                f"do not add up to 1: {_DECIDE}"
             )
         second = probabilities[:, 1] >= threshold
         codes = np.asarray(self._classes)[second.astype(int)]
@@ -114,8 +115,7 @@ class Predictor:
         if "predict_proba" not in self.methods or count != 2:
             raise BundleError(
                 f"A threshold needs a model with predict_proba and two classes, and this one has "
-                f"{count or 'no'} classes and the methods {', '.join(self.methods)}: "
-                "leave threshold out, and decide in a postprocess function that takes params."
+                f"{count or 'no'} classes and the methods {', '.join(self.methods)}: {_DECIDE}"
             )
 
 
@@ -145,7 +145,7 @@ def normal_labels(given: Any) -> dict[Any, Any] | None:
     if given is None:
         return None
     kind = type(given).__name__
-    names = getattr(given, "classes_", None) if kind == "LabelEncoder" else given
+    names: Any = getattr(given, "classes_", None) if kind == "LabelEncoder" else given
     if not isinstance(names, (Mapping, list, tuple)) and type(names).__name__ not in _NAMES:
         raise BundleError(
             f"labels is {describe(given)}: give a list of names, a dictionary from code to name, or a fitted LabelEncoder."
@@ -179,15 +179,14 @@ def decode(predictions: Any, labels: dict[Any, Any]) -> Any:
             f"labels are for one code a row, and the model predicts {codes.shape[1]} values: choose among them in a "
             "postprocess function, and leave labels out."
         )
+    mixed = len({type(name) for name in labels.values()}) > 1
     try:
-        names = np.array([labels[code] for code in codes.tolist()])
+        names = np.array([labels[code] for code in codes.tolist()], dtype=object if mixed else None)
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"labels has no name for {error.args[0]!r}, which the model predicted: it has names for "
             f"{', '.join(map(repr, labels))}."
         ) from error
-    if len({type(name) for name in labels.values()}) > 1:
-        names = np.array([labels[code] for code in codes.tolist()], dtype=object)
     if type(predictions).__name__ == "Series":
         return type(predictions)(names, index=predictions.index, name=predictions.name)
     return names
@@ -223,11 +222,11 @@ def _chosen_method(target: Any, found: tuple[str, ...], method: str | None, inne
     if (
         inner
         or method in found
-        or (method.isidentifier() and not method.startswith("_") and has(target, method))
+        or (method.isidentifier() and not method.startswith(_NO_PREDICTIONS) and has(target, method))
     ):
         return method
     raise BundleError(
-        f"The model {type(target).__name__} has no method {method!r}: predict_method can be {', '.join(found)}."
+        f"The model {type(target).__name__} has no method {method!r} to predict with: predict_method can be {', '.join(found)}."
     )
 
 
@@ -277,6 +276,8 @@ def checked_params(params: Any) -> dict[str, Any]:
     """
     if not isinstance(params, Mapping):
         raise BundleError(f"params is {describe(params)}: give a dictionary from names to defaults.")
+    if odd := [name for name in params if not isinstance(name, str)]:
+        raise BundleError(f"params has the name {describe(odd[0])}: names of params are strings.")
     plain = {name: _plain(default) for name, default in params.items()}
     for name, default in plain.items():
         if default is None or default == []:

@@ -1,7 +1,4 @@
-"""Models that their own MLflow flavor writes: a directory inside the bundle.
-
-A flavor is imported only when a model of its kind is there. This module travels inside every saved bundle.
-"""
+"""Models that their own MLflow flavor writes: a directory inside the bundle. A flavor is imported only where one is."""
 
 from __future__ import annotations
 
@@ -18,29 +15,17 @@ from typing import Any
 
 from .calling import libraries_of
 from .code_files import globals_kept, opened, unnoted
-from .steps import BundleError, describe
+from .steps import BundleError, describe, reason_of
 
 __all__ = ["PYFUNC", "flavor_of", "load", "open_model", "save"]
 
 PYFUNC = "mlflow.pyfunc"
 
-_FLAVORS = {
-    "catboost": "mlflow.catboost",
-    "h2o": "mlflow.h2o",
-    "keras": "mlflow.keras",
-    "lightgbm": "mlflow.lightgbm",
-    "onnx": "mlflow.onnx",
-    "paddle": "mlflow.paddle",
-    "pmdarima": "mlflow.pmdarima",
-    "prophet": "mlflow.prophet",
-    "sentence_transformers": "mlflow.sentence_transformers",
-    "spacy": "mlflow.spacy",
-    "statsmodels": "mlflow.statsmodels",
-    "tensorflow": "mlflow.tensorflow",
-    "torch": "mlflow.pytorch",
-    "transformers": "mlflow.transformers",
-    "xgboost": "mlflow.xgboost",
-}
+_NAMES = (
+    "catboost h2o keras lightgbm onnx paddle pmdarima prophet sentence_transformers spacy statsmodels tensorflow "
+    "transformers xgboost"
+)
+_FLAVORS = {name: f"mlflow.{name}" for name in _NAMES.split()} | {"torch": "mlflow.pytorch"}
 """Which flavor writes the models of a library."""
 
 _EXACT = {"catboost", "lightgbm", "xgboost"}
@@ -142,7 +127,11 @@ def _downloaded(uri: str) -> str:
     try:
         return str(_download_artifact_from_uri(artifact_uri=uri))
     except Exception as error:  # stores raise errors of many kinds
-        raise BundleError(f"The model {uri} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise _failure(uri, error) from error
+
+
+def _failure(uri: str, error: Exception) -> BundleError:
+    return BundleError(f"The model {uri} cannot be loaded: {reason_of(error)}")
 
 
 def _pyfunc(folder: str, uri: str) -> Any:
@@ -152,7 +141,7 @@ def _pyfunc(folder: str, uri: str) -> Any:
         with unnoted(), globals_kept():
             return mlflow.pyfunc.load_model(folder)
     except Exception as error:  # flavors raise errors of many kinds
-        raise BundleError(f"The model {uri} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise _failure(uri, error) from error
 
 
 def save(target: Any, folder: Path, flavor: str, source: str | None = None) -> None:

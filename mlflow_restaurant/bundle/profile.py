@@ -2,14 +2,13 @@
 
 It lies beside the steps, as ``profile/profile.json`` and ``profile/sample.parquet``; both are hashed in MLmodel. What
 makes it is in ``saving/profiling.py``.
-
-This module travels inside every saved bundle: it imports the standard library and pandas.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,8 @@ from .bundle import BundleError
 from .files import INTACT, state_of
 
 __all__ = [
-    "QUANTILES",
     "SAMPLE_FILE",
     "SUMMARY_FILE",
-    "TOP_VALUES",
     "ColumnProfile",
     "Profile",
     "is_kept_as_json",
@@ -39,12 +36,6 @@ SUMMARY_FILE = "profile/profile.json"
 SAMPLE_FILE = "profile/sample.parquet"
 _AS_JSON = {"integer", "float", "boolean", "mixed", "nested"}
 """Types whose columns of Python objects Parquet would change or refuse: their sample is kept as JSON."""
-
-QUANTILES = (0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
-"""Deciles, quartiles and tails: what comparing distributions needs."""
-
-TOP_VALUES = 20
-"""How many of the most frequent values are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +56,8 @@ class ColumnProfile:
         max: largest number.
         mean: arithmetic mean.
         std: standard deviation of the sample (n - 1).
-        quantiles: value at each of `QUANTILES`, interpolated linearly, by the quantile as text (``"0.5"``).
-        top: up to `TOP_VALUES` most frequent values with their counts, the most frequent first.
+        quantiles: value at each of 15 quantiles, interpolated linearly, by the quantile as text (``"0.5"``).
+        top: the most frequent values with their counts, in order.
         length: ``min``, ``max`` and ``mean`` of the number of characters, bytes or items.
         earliest: first date or time, ISO 8601.
         latest: last date or time, ISO 8601.
@@ -211,17 +202,12 @@ def _check(entry: Mapping[str, Any], root: Path, file: str) -> None:
 
 def _overview(column: ColumnProfile) -> dict[str, Any]:
     quantiles = column.quantiles or {}
-    return {
+    found = {
         "column": column.name,
-        "type": column.type,
-        "count": column.count,
-        "missing": column.missing,
-        "distinct": column.distinct,
-        "mean": column.mean,
+        **{name: getattr(column, name) for name in ("type", "count", "missing", "distinct", "mean")},
         "min": column.earliest if column.min is None else column.min,
-        "25%": quantiles.get("0.25"),
-        "50%": quantiles.get("0.5"),
-        "75%": quantiles.get("0.75"),
+        **{f"{q}%": quantiles.get(f"{q / 100}") for q in (25, 50, 75)},
         "max": column.latest if column.max is None else column.max,
         "top": column.top[0][0] if column.top else None,
     }
+    return {name: math.nan if value is None else value for name, value in found.items()}

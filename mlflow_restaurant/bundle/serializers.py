@@ -1,25 +1,21 @@
-"""How a step of a saved bundle is read; `saving.serializers` writes it.
-
-This module travels inside every saved bundle.
-"""
+"""How a step of a saved bundle is read; `saving.serializers` writes it."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from . import nested
 from .files import CODE_FOLDER
-from .hashes import checked_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+from .hashes import checked_path, refusal
+from .steps import reason_of
 
 __all__ = [
     "THIS_PYTHON",
@@ -53,10 +49,9 @@ def read_step(entry: dict[str, Any], root: Path, label: str) -> Any:
     """
     read = _READERS.get(entry["serializer"])
     if read is None:
-        raise MlflowException(
+        raise refusal(
             f"{label} was written with '{entry['serializer']}', which this version cannot read "
-            f"(it knows {', '.join(_READERS)}): upgrade mlflow-restaurant.",
-            INVALID_PARAMETER_VALUE,
+            f"(it knows {', '.join(_READERS)}): upgrade mlflow-restaurant."
         )
     path = checked_path(entry, root, label)
     try:
@@ -64,10 +59,8 @@ def read_step(entry: dict[str, Any], root: Path, label: str) -> Any:
     except Exception as error:
         if isinstance(error, MlflowException) and error.message.startswith(label):
             raise
-        raise MlflowException(
-            f"{label} cannot be loaded from {entry.get('file', entry.get('object'))}: {_reason(error)}",
-            INVALID_PARAMETER_VALUE,
-        ) from error
+        place = entry.get("file", entry.get("object"))
+        raise refusal(f"{label} cannot be loaded from {place}: {reason_of(error)}") from error
 
 
 def _read_code(path: Path, entry: dict[str, Any], label: str) -> Any:
@@ -76,7 +69,6 @@ def _read_code(path: Path, entry: dict[str, Any], label: str) -> Any:
 
 
 def _read_import(path: Path, entry: dict[str, Any], label: str) -> Any:
-    """Import."""
     if not pickle_allowed() and not may_import(entry["object"], path):
         raise _forbidden(label, f"is {entry['object']}, a function that is not of the bundle's own code")
     module, _, name = entry["object"].partition(":")
@@ -87,7 +79,6 @@ def _read_import(path: Path, entry: dict[str, Any], label: str) -> Any:
 
 
 def _read_model(path: Path, entry: dict[str, Any], label: str) -> Any:
-    """Let the flavor load the model, unless it would unpickle and that is forbidden."""
     refuse_pickles(entry, label)
     return nested.load(path, entry["flavor"])
 
@@ -109,14 +100,12 @@ def read_skops(path: Path, trusted: list[str]) -> Any:
 
 
 def _read_pickle(path: Path, entry: dict[str, Any], label: str) -> Any:
-    """Unpickle, unless MLflow's switch forbids it."""
     if not pickle_allowed():
         raise _forbidden(label, "is pickled, and loading it could run any code")
     if entry.get("python", THIS_PYTHON) != THIS_PYTHON:
-        raise MlflowException(
+        raise refusal(
             f"{label} holds code compiled by Python {entry['python']}, and this is Python {THIS_PYTHON}: load it "
-            "there (mlflow models serve --env-manager uv does), or save its code with code_paths.",
-            INVALID_PARAMETER_VALUE,
+            "there (mlflow models serve --env-manager uv does), or save its code with code_paths."
         )
     import cloudpickle
 
@@ -177,12 +166,3 @@ def may_import(name: str, root: Path) -> bool:
     """Whether a function may be a step by its name where pickles are forbidden: libraries have some that unpickle."""
     package = name.partition(":")[0].partition(".")[0]
     return package == "math" or _travels(package, root)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"it needs the library '{error.name}', which is not installed here: install it, in the version that the "
-            "model's requirements.txt names, or serve the model with --env-manager uv."
-        )
-    return error.message if isinstance(error, MlflowException) else f"{type(error).__name__}: {error}"

@@ -1,29 +1,25 @@
-"""Steps of a bundle: what may be one, what is checked when a bundle is made, and how each is called.
-
-This module travels inside every saved bundle: it imports the standard library only, and
-scikit-learn's check for fitted estimators where scikit-learn is in use.
-"""
+"""Steps of a bundle: what may be one, what is checked when a bundle is made, and how each is called."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "BundleError",
     "Step",
     "check_fitted",
+    "check_kind",
     "describe",
     "from_code",
     "make_steps",
     "module_name",
+    "reason_of",
     "takes_params",
 ]
 
@@ -63,11 +59,6 @@ class Step:
     def given(self) -> Any:
         """What was given for the step: the function, or the function with its keyword arguments."""
         return (self.target, self.kwargs) if self.kwargs else self.target
-
-    @property
-    def frozen(self) -> Any:
-        """The function with its keyword arguments in one object."""
-        return functools.partial(self.target, **self.kwargs)
 
     def __str__(self) -> str:
         if self.role == "model":
@@ -164,9 +155,7 @@ def takes_params(function: Any) -> bool:
 def check_kwargs(function: Any, kwargs: dict[str, Any], label: str) -> None:
     """Refuse keyword arguments that the function does not have."""
     parameters = _parameters(function)
-    if not kwargs or parameters is None:
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     if odd := [name for name in kwargs if name not in parameters]:
         name = getattr(function, "__name__", type(function).__name__)
@@ -243,6 +232,16 @@ def _is_fitted(target: Any) -> bool:
 def describe(target: Any) -> str:
     """The start of an object's repr, and its class."""
     return f"{target!r:.60} ({type(target).__name__})"
+
+
+def reason_of(error: Exception) -> str:
+    """Why something cannot be loaded, and what to do where a library is missing."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"it needs the library '{str(error.name).partition('.')[0]}', which is not installed here: install it, in "
+            "the version that the model's requirements.txt names, or serve the model with --env-manager uv."
+        )
+    return str(getattr(error, "message", None) or f"{type(error).__name__}: {error}")
 
 
 def module_name(target: Any) -> str:

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.model_utils import _validate_and_get_model_config_from_file, _validate_pyfunc_model_config
 
 from mlflow_restaurant.bundle import Bundle, BundleError
 from mlflow_restaurant.bundle.code_files import Source, run_bundle
-from mlflow_restaurant.bundle.hashes import hashed
+from mlflow_restaurant.bundle.hashes import refusal
+from mlflow_restaurant.saving.hashes import hashed
 from mlflow_restaurant.saving.models_inside import pickled_files
 
 __all__ = ["bundle_of", "check_given", "write_source"]
@@ -37,9 +36,9 @@ def bundle_of(given: Any, model_config: Any = None) -> Bundle:
     try:
         bundle, source = run_bundle(Path(given), _config(model_config), {})
     except BundleError as error:
-        raise _refusal(str(error)) from error
+        raise refusal(str(error)) from error
     if not isinstance(bundle, Bundle):
-        raise _refusal(f"The Bundle that {given} sets was made by other code than this package's.")
+        raise refusal(f"The Bundle that {given} sets was made by other code than this package's.")
     bundle._source = source
     return bundle
 
@@ -53,20 +52,20 @@ def check_given(given: Any, model_config: Any = None) -> None:
     is_path = isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".py"))
     if not is_path and not isinstance(given, Bundle):
         if isinstance(given, str):
-            raise _refusal(
+            raise refusal(
                 f"Only a mlflow_restaurant.Bundle can be saved with this flavor, and {given!r:.80} is a string that "
                 "names no .py file: give the bundle first, then the path."
             )
-        raise _refusal(
+        raise refusal(
             f"Only a mlflow_restaurant.Bundle can be saved with this flavor, and this is a {type(given).__name__}: "
             "wrap it as Bundle(model=...), or give the path of a .py file that makes one."
         )
     if is_path and not Path(given).is_file():
-        raise _refusal(
+        raise refusal(
             f"There is no file {given}: give the path of a file that calls mlflow.models.set_model(Bundle(...))."
         )
     if not is_path and model_config is not None:
-        raise _refusal("model_config is for a bundle given as a file of code: give its values to the steps.")
+        raise refusal("model_config is for a bundle given as a file of code: give its values to the steps.")
 
 
 def _config(given: Any) -> dict[str, Any] | None:
@@ -105,12 +104,8 @@ def _write_opened(
         shutil.copyfile(place, root / file)
     pickled = pickled_files(root / file)
     if pickled and not allow_pickle:
-        raise _refusal(
+        raise refusal(
             f"'{names[0]}', which {source.file.name} opens, holds pickles ({', '.join(pickled)}), which "
             "allow_pickle=False forbids: save that model in another format."
         )
     return {"names": names, **hashed(root, file), **({"pickled": pickled} if pickled else {})}
-
-
-def _refusal(why: str) -> MlflowException:
-    return MlflowException(why, INVALID_PARAMETER_VALUE)

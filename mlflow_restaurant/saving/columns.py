@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlflow_restaurant.bundle.profile import QUANTILES, TOP_VALUES, ColumnProfile
+from mlflow_restaurant.bundle.profile import ColumnProfile
 
-__all__ = ["UnsupportedColumn", "json_text", "profile_column"]
+__all__ = ["QUANTILES", "TOP_VALUES", "UnsupportedColumn", "json_text", "profile_column"]
+
+QUANTILES = (0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
+"""Deciles, quartiles and tails: what comparing distributions needs."""
+
+TOP_VALUES = 20
+"""How many of the most frequent values are kept."""
 
 LONGEST_TOP_VALUE = 200
 """Characters; longer texts are no categories, and are left out of the most frequent values."""

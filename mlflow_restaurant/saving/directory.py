@@ -10,12 +10,14 @@ import shutil
 import sys
 import uuid
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from mlflow.utils.environment import (
     _CONDA_ENV_FILE_NAME,
     _CONSTRAINTS_FILE_NAME,
@@ -25,11 +27,12 @@ from mlflow.utils.environment import (
 )
 
 from mlflow_restaurant.bundle import loader, nested
+from mlflow_restaurant.bundle.hashes import refusal
 from mlflow_restaurant.bundle.steps import module_name
-from mlflow_restaurant.saving.serializers import DISK_FULL, Target, write_step
+from mlflow_restaurant.saving.serializers import DISK_FULL, Target, remove, write_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from mlflow_restaurant.bundle import Bundle, Step
 
@@ -46,45 +49,61 @@ __all__ = [
     "write_steps",
 ]
 
-_CANNOT_WRITE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, *DISK_FULL}
 _STEPS_FOLDER = "steps"
 _NOT_IN_URIS = re.compile("#|%[0-9A-Fa-f]{2}")
 
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which becomes `path` only if all goes well."""
+    """A directory to fill, which becomes `path` only if all goes well; of one that exists, the content."""
+    with _told(path):
+        _check_free(path)
+        path = path.resolve()
+        exists = path.is_dir()
+        new_parents = [parent for parent in path.parents if not parent.exists()]
+    # In a directory that exists, which may be a volume: beside it may be no room, or another file system.
+    unfinished = (path if exists else path.parent) / f".{uuid.uuid4().hex[:8]}.unfinished"
+    try:
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.mkdir()
+        with _told(path, DISK_FULL):
+            yield unfinished
+        with _told(path):
+            (_move_up if exists else _rename)(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in new_parents:
+            with suppress(OSError):  # it was not made, or something else is in it by now
+                parent.rmdir()
+        raise
+
+
+def _check_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise MlflowException(
             f"Path '{path}' already exists and is not empty: choose another one, or remove it first.",
             RESOURCE_ALREADY_EXISTS,
         )
     if _NOT_IN_URIS.search(str(path)):
-        raise MlflowException(
+        raise refusal(
             f"Path '{path}' has a '#' or a '%' with two digits in it, where MLflow cannot load a model from: choose "
-            "another one.",
-            INVALID_PARAMETER_VALUE,
+            "another one."
         )
-    path = path.resolve()
-    new_parents = [parent for parent in path.parents if not parent.exists()]
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
+
+
+@contextmanager
+def _told(path: Path, numbers: Collection[int] = ()) -> Iterator[None]:
+    """Within, errors of the file system are told in one sentence: all of them, or those of the given numbers."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
-        yield unfinished
-        _rename(unfinished, path)
-    except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with suppress(OSError):  # something else is in one by now
-            for parent in new_parents:
-                parent.rmdir()
-        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
-            raise MlflowException(
-                f"The bundle cannot be saved at '{path}': {error}. Make room there, or choose another path; nothing is "
-                "left of it.",
-                INVALID_PARAMETER_VALUE,
-            ) from error
-        raise
+        yield
+    except OSError as error:
+        if numbers and error.errno not in numbers:
+            raise
+        raise refusal(
+            f"The bundle cannot be saved at '{path}': {error}. Make room there, or choose another path; nothing is left "
+            "of it."
+        ) from error
 
 
 def _rename(unfinished: Path, path: Path) -> None:
@@ -93,10 +112,29 @@ def _rename(unfinished: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        raise MlflowException(
-            f"Path '{path}' was filled while this bundle was being saved: choose another one, or remove it first.",
-            RESOURCE_ALREADY_EXISTS,
-        ) from error
+        raise _filled(path) from error
+
+
+def _move_up(unfinished: Path, path: Path) -> None:
+    """Move the content into the directory above, MLmodel last: without it there is no model."""
+    if any(other != unfinished for other in path.iterdir()):
+        raise _filled(path)
+    moved = []
+    try:
+        for part in sorted(unfinished.iterdir(), key=lambda part: part.name == MLMODEL_FILE_NAME):
+            moved.append(part.replace(path / part.name))
+        unfinished.rmdir()
+    except BaseException:
+        for part in moved:
+            remove(part)
+        raise
+
+
+def _filled(path: Path) -> MlflowException:
+    return MlflowException(
+        f"Path '{path}' was filled while this bundle was being saved: choose another one, or remove it first.",
+        RESOURCE_ALREADY_EXISTS,
+    )
 
 
 def write_steps(
@@ -123,17 +161,26 @@ def write_steps(
 
 
 def check_code_paths(code_paths: list[str] | None) -> None:
-    """Refuse code that is not there.
+    """Refuse code that is not there, or that would be copied over other code.
 
     Raises:
-        MlflowException: a path names nothing.
+        MlflowException: it is no list, a path names nothing, or two have the same name.
     """
-    for path in code_paths or ():
+    if isinstance(code_paths, (str, PurePath)):
+        raise refusal(
+            f"code_paths is {str(code_paths)!r}: give a list of files and folders, [{str(code_paths)!r}]."
+        )
+    names: dict[str, str] = {}
+    for path in map(str, code_paths or ()):
         if not Path(path).exists():
-            raise MlflowException(
-                f"There is no {str(path)!r}, which code_paths names: give files and folders that exist.",
-                INVALID_PARAMETER_VALUE,
+            raise refusal(f"There is no {path!r}, which code_paths names: give files and folders that exist.")
+        name = Path(path).absolute().name
+        if name in names:
+            raise refusal(
+                f"code_paths names {names[name]!r} and {path!r}, and one would be copied over the other: rename one of "
+                "them, or give a folder that holds both."
             )
+        names[name] = path
 
 
 def steps_of_source(bundle: Bundle, source: dict[str, Any]) -> list[dict[str, Any]]:
@@ -166,12 +213,11 @@ def _write_step(
     if odd := {name: value for name, value in step.kwargs.items() if not _is_plain(value)}:
         if not callable(step.target) or not allow_pickle:
             how = "" if allow_pickle else "without pickling, which allow_pickle=False forbids, "
-            raise MlflowException(
+            raise refusal(
                 f"{step} cannot be saved {how}with its keyword arguments {odd}: give it strings, numbers, booleans and "
-                "lists of them only.",
-                INVALID_PARAMETER_VALUE,
+                "lists of them only."
             )
-        kwargs, value = {}, step.frozen
+        kwargs, value = {}, partial(step.target, **step.kwargs)
     target = Target(
         value,
         code_paths,

@@ -19,15 +19,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from mlflow_restaurant.bundle import nested
-from mlflow_restaurant.bundle.hashes import hashed
 from mlflow_restaurant.bundle.serializers import THIS_PYTHON, is_vetted, may_import, read_skops
 from mlflow_restaurant.saving import models_inside, skops_files, torch_export
+from mlflow_restaurant.saving.hashes import hashed
 from mlflow_restaurant.saving.local_code import import_path, is_local, module_of, modules_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["DISK_FULL", "SERIALIZERS", "Target", "write_step"]
+__all__ = ["DISK_FULL", "SERIALIZERS", "Target", "remove", "write_step"]
 
 
 DISK_FULL = {errno.EDQUOT, errno.ENOSPC}
@@ -234,7 +234,7 @@ def write_step(target: Target, root: Path, stem: str, label: str) -> dict[str, A
             if not target.allow_pickle:
                 _refuse_pickles(extra, root)
         except CannotSerializeError as error:
-            _remove(root / file)
+            remove(root / file)
             if isinstance(cause := error.__cause__, OSError) and cause.errno in DISK_FULL:
                 raise cause from error
             reasons.append(f"{name}: {error}")
@@ -289,7 +289,8 @@ def _refuse_pickles(extra: dict[str, Any], root: Path) -> None:
         raise CannotSerializeError(f"it needs {_FOREIGN} ({', '.join(odd)})")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or directory, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

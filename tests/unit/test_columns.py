@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_restaurant.bundle.profile import TOP_VALUES, ColumnProfile
-from mlflow_restaurant.saving.columns import UnsupportedColumn, json_text, profile_column
+from mlflow_restaurant.bundle.profile import ColumnProfile
+from mlflow_restaurant.saving.columns import TOP_VALUES, UnsupportedColumn, json_text, profile_column
 
 DAY = datetime.date(2026, 1, 31)
 

@@ -129,7 +129,7 @@ class TestText:
         )
 
         (stage,) = stages_of(
-            SimpleNamespace(steps=[SimpleNamespace(role="preprocess", name="c", target=columns)])
+            SimpleNamespace(steps=[SimpleNamespace(role="preprocess", name="c", target=columns, kwargs={})])
         )
 
         assert len(stage.parts[0].details) == 9

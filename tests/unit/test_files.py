@@ -13,10 +13,10 @@ from mlflow_restaurant.bundle.files import (
     MISSING,
     OUTSIDE,
     added_files,
-    files_below,
     sha256_of,
     state_of,
 )
+from mlflow_restaurant.saving.hashes import files_below
 
 
 def test_a_large_file_is_hashed_as_a_whole(tmp_path: Path) -> None:

@@ -250,6 +250,10 @@ class TestPlainValues:
             ),
             ({"predict_method": 3}, "predict_method is 3 .*: give the name of a method"),
             ({"row_wise": "no"}, "row_wise is 'no': give True, False or None"),
+            ({"flavor": 3}, r"flavor is 3 \(int\): give the name of an MLflow flavor"),
+            ({"params": {1: 2}}, r"params has the name 1 \(int\): names of params are strings"),
+            ({"predict_method": "fit"}, "has no method 'fit' to predict with"),
+            ({"predict_method": "set_params"}, "has no method 'set_params' to predict with"),
         ],
     )
     def test_others_are_refused(self, arguments: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from mlflow_restaurant import Bundle, flavor
 from mlflow_restaurant.bundle.serializers import ALLOW_PICKLE, read_step
 from mlflow_restaurant.emails import join_text
 from mlflow_restaurant.saving.directory import write_loader_package
@@ -308,6 +310,31 @@ class TestWhatIsNotPickled:
 
 
 class TestMissingLibrary:
+    def test_of_a_model_given_by_its_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        xgboost = pytest.importorskip("xgboost")
+        mlflow.xgboost.save_model(
+            xgboost.XGBClassifier(n_estimators=2).fit([[0.0], [1.0]], [0, 1]),
+            str(tmp_path / "inner"),
+            pip_requirements=["mlflow"],
+        )
+        (tmp_path / "made.py").write_text(
+            f"import mlflow\nfrom mlflow_restaurant import Bundle\nmlflow.models.set_model(Bundle(model={str(tmp_path / 'inner')!r}))\n"
+        )
+        for name, given in (("m", Bundle(model=str(tmp_path / "inner"))), ("n", tmp_path / "made.py")):
+            flavor.save_model(given, tmp_path / name, pip_requirements=["mlflow"], check_example=False)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "xgboost"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, "mlflow.xgboost")
+        monkeypatch.setitem(sys.modules, "xgboost", None)
+
+        for load in (flavor.load_model, mlflow.pyfunc.load_model):
+            for name in ("m", "n"):
+                with pytest.raises(
+                    MlflowException,
+                    match=r"cannot be loaded: it needs the library 'xgboost', which is not.*: install it",
+                ):
+                    load(str(tmp_path / name))
+
     def test_of_a_pickled_function(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         entry = write(Shouter(), tmp_path)
         monkeypatch.setitem(sys.modules, "cloudpickle", None)

@@ -106,6 +106,17 @@ class TestParams:
 
         assert caplog.messages == ["There is no param 'tresh', so it is ignored: this bundle has none."]
 
+    def test_one_warning_is_enough(self, caplog: pytest.LogCaptureFixture) -> None:
+        bundle = Bundle(model=total)
+
+        for params in ({"b": 1, "a": 1}, {"a": 2}, {"c": 1, "a": 1}):
+            bundle.predict(FRAME, params)
+
+        assert [text.partition(",")[0] for text in caplog.messages] == [
+            "There is no param 'a'",
+            "There is no param 'c'",
+        ]
+
 
 class TestData:
     @pytest.mark.parametrize("data", [FRAME, FRAME["a"], FRAME.to_numpy()])
@@ -195,6 +206,76 @@ class TestErrors:
 
         assert text.endswith("failed: KeyError: 'Rome'; the value 'Rome' is in column 'city', row 2")
 
+    def test_a_value_that_a_step_looks_up_in_a_series_is_no_column_either(self) -> None:
+        prices = pd.Series({"Oslo": 1.0})
+
+        def price_of(frame: Any) -> Any:
+            return frame.assign(price=[prices[city] for city in frame["city"]])
+
+        text = self.failure(Bundle(price_of, total), pd.DataFrame({"city": ["Oslo", "Rome"]}))
+
+        assert text.endswith("failed: KeyError: 'Rome'; the value 'Rome' is in column 'city', row 2")
+
+    @pytest.mark.parametrize(
+        ("data", "place"),
+        [
+            (pd.Series(["1", "abc"]), "row 2"),
+            (["1", "abc"], "row 2"),
+            (np.array(["1", "abc"]), "row 2"),
+            (np.array([["1", "2"], ["3", "abc"]]), "column 1 (counted from 0), row 2"),
+            ([["1", "2"], ["3", "abc"]], "column 1 (counted from 0), row 2"),
+            ({"x": np.array(["1", "2"]), "y": ["3", "abc"]}, "column 'y', row 2"),
+        ],
+    )
+    def test_a_value_is_found_in_data_of_any_kind(self, data: Any, place: str) -> None:
+        def numbers(data: Any) -> Any:
+            values = list(data.values()) if isinstance(data, dict) else data
+            return np.asarray(values).astype(float)
+
+        text = self.failure(Bundle(numbers, lambda data: data), data)
+
+        assert text.endswith(f"; the value 'abc' is in {place}")
+
+    @pytest.mark.parametrize(
+        "data", [["a", None], pd.Series(["a", np.nan]), np.array(["a", None], dtype=object)]
+    )
+    def test_a_missing_text_is_found(self, data: Any) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(token_pattern=".").fit(["a b"])
+
+        assert self.failure(Bundle(words, total), data).endswith("; the value in row 2 is missing")
+
+    @pytest.mark.parametrize(
+        ("table", "value", "what"),
+        [
+            (False, np.nan, "column 1 (counted from 0), row 2 is missing"),
+            (False, np.inf, "column 1 (counted from 0), row 2 is infinite or too large"),
+            (True, -np.inf, "column 'b', row 2 is infinite or too large"),
+        ],
+    )
+    def test_numbers_that_no_model_takes_are_found(self, table: bool, value: float, what: str) -> None:
+        from sklearn.linear_model import LinearRegression
+
+        data = FRAME if table else FRAME.to_numpy()
+        model = LinearRegression().fit(data, [1.0, 2.0, 3.0])
+        bad = FRAME.to_numpy().copy()
+        bad[1, 1] = value
+
+        text = self.failure(Bundle(model=model), pd.DataFrame(bad, columns=["a", "b"]) if table else bad)
+
+        assert text.endswith(f"; the value in {what}")
+
+    @pytest.mark.filterwarnings("ignore:overflow")
+    def test_a_number_too_large_for_32_bits_is_found(self) -> None:
+        from sklearn.tree import DecisionTreeRegressor
+
+        text = self.failure(
+            Bundle(model=DecisionTreeRegressor().fit([[0.0], [1.0]], [0, 1])), [[1.0], [1e39]]
+        )
+
+        assert text.endswith("column 0 (counted from 0), row 2 is infinite or too large")
+
     @pytest.mark.parametrize(
         ("values", "told"),
         [([None], "'x' (object, with missing values)"), ([3], "'x' (int64)")],
@@ -232,6 +313,15 @@ class TestErrors:
 
         assert text.startswith("preprocess step 1 of 1 'drop_missing' failed: it made 2 rows of 3")
         assert "row_wise=False" in text
+
+    def test_a_model_that_was_said_to_be_row_wise_keeps_every_row(self) -> None:
+        data = FRAME.assign(a=[1.0, np.nan, 2.0])
+        few = lambda frame: frame.dropna()["a"]  # noqa: E731
+
+        assert "model '<lambda>' failed: it made 2 rows of 3" in self.failure(
+            Bundle(model=few, row_wise=True), data
+        )
+        assert len(Bundle(model=few).predict(data)) == 2
 
     def test_rows_may_change_where_that_is_wanted(self) -> None:
         bundle = Bundle(drop_missing, total, row_wise=False)
