@@ -39,10 +39,12 @@ from mlflow_restaurant.bundle import Bundle, BundleError, loader
 from mlflow_restaurant.bundle.files import CODE_FOLDER
 from mlflow_restaurant.bundle.hashes import refusal
 from mlflow_restaurant.bundle.loader import FLAVOR_NAME, FORMAT_VERSION, load_bundle
+from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
-from mlflow_restaurant.saving.examples import as_callers_send, columns_made_plain
+from mlflow_restaurant.saving.examples import as_callers_send, check_reference, columns_made_plain
 from mlflow_restaurant.saving.hashes import sha256_of_files
+from mlflow_restaurant.saving.outputs import difference_of_outputs
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
 from mlflow_restaurant.saving.rows import row_wise_finding
@@ -62,8 +64,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 NO_EXAMPLE = (
-    "The bundle is saved without input_example: whether it predicts the same elsewhere was not tried, and no signature "
-    "of its input was inferred."
+    "The bundle is saved without input_example: whether it predicts the same elsewhere was not tried, and %s."
 )
 
 get_default_pip_requirements = requirements.defaults
@@ -126,23 +127,24 @@ def save_model(
             in a fresh process, or a step cannot be saved. Nothing is left at `path` then.
     """
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
+    _check_switches(allow_pickle=allow_pickle, check_example=check_example)
+    directory.check_code_paths(code_paths)
     bundle = _changed(bundle_of(bundle, model_config), predict_method, row_wise)
     _check_signature(signature)
     model = Model() if mlflow_model is None else mlflow_model
     with directory.new_directory(Path(path).absolute()) as root:
         example = _written_example(model, input_example, root)
-        if example is None and check_example:
-            _logger.warning(NO_EXAMPLE)
         run = (
             None
             if example is None
             else rehearsal.run_example(bundle, example, signature, columns_made_plain(input_example))
         )
         _set_signature(model, bundle, signature, run)
+        if example is None and check_example:
+            _logger.warning(NO_EXAMPLE, _signature_told(model, signature))
         if metadata is not None:
             model.metadata = metadata
         profile = _write_profile(bundle, reference_data, model.signature, root)
-        directory.check_code_paths(code_paths)
         _validate_and_copy_code_paths(code_paths, str(root), CODE_FOLDER)
         source = None if bundle._source is None else write_source(bundle._source, root, allow_pickle)
         if source is None:
@@ -275,6 +277,12 @@ def load_model(
 _load_pyfunc = loader._load_pyfunc
 
 
+def _check_switches(**switches: Any) -> None:
+    for name, given in switches.items():
+        if not isinstance(given, bool):
+            raise refusal(f"{name} is {given!r}: give True or False.")
+
+
 def _check_signature(given: Any) -> None:
     if not (given is None or given is False or isinstance(given, ModelSignature)):
         raise refusal(
@@ -316,7 +324,38 @@ def _set_signature(model: Model, bundle: Bundle, given: Any, run: ExampleRun | N
         schema = rehearsal.param_schema(bundle, None if run is None else run.params)
     else:
         schema = rehearsal.completed(chosen.params, bundle)
-    model.signature = ModelSignature(chosen.inputs, chosen.outputs, schema)
+    outputs = chosen.outputs
+    if run is None and _method_of(chosen, bundle) != bundle.predict_method:
+        outputs = None  # they are those of another method
+    elif run is not None and given is not None and outputs is not None:
+        _warn_of_outputs(outputs, run.predictions)
+    model.signature = ModelSignature(chosen.inputs, outputs, schema)
+
+
+def _method_of(signature: Any, bundle: Bundle) -> str:
+    """The method whose predictions a signature describes, as far as it says so."""
+    named = (spec.default for spec in signature.params or () if spec.name == PREDICT_METHOD)
+    return next(named, bundle.predict_method)
+
+
+def _warn_of_outputs(outputs: Any, predictions: Any) -> None:
+    if text := difference_of_outputs(outputs, predictions):
+        _logger.warning(
+            "The outputs of the given signature are not what the bundle predicts from its input example: %s. Leave the "
+            "signature out, and it is inferred.",
+            text,
+        )
+
+
+def _signature_told(model: Model, given: Any) -> str:
+    """What is to be said of the signature where there is no example."""
+    if model.signature is None or model.signature.inputs is None:
+        return "no signature of its input was inferred"
+    return (
+        "its signature is the one that was given"
+        if given
+        else "its signature is the one it was saved with before"
+    )
 
 
 def _rehearse(root: Path, run: ExampleRun | None, check_example: bool, infers: bool) -> list[str]:
@@ -334,6 +373,7 @@ def _write_profile(bundle: Bundle, reference_data: Any, signature: Any, root: Pa
         if profile is None:
             return None
         check_profile(profile, signature)
+        check_reference(reference_data, signature)
         return write_profile(profile, root)
     except BundleError as error:
         raise refusal(str(error)) from error

@@ -1,4 +1,4 @@
-"""The input example of a bundle, with the columns that callers can send."""
+"""The input example of a bundle and its reference data, with the columns that callers can send."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_schema
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.types import Schema
 
-__all__ = ["as_callers_send", "columns_made_plain"]
+from mlflow_restaurant.bundle import BundleError
+
+__all__ = ["as_callers_send", "check_reference", "columns_made_plain"]
 
 
 def columns_made_plain(example: Any) -> list[Any]:
@@ -36,6 +40,45 @@ def as_callers_send(example: Any) -> Any:
     if not columns_made_plain(example):
         return example
     return example.apply(lambda column: _plain_column(column) if _is_extension(column.dtype) else column)
+
+
+def check_reference(data: Any, signature: Any) -> None:
+    """Refuse reference data whose values callers could not send.
+
+    Args:
+        data: the reference data.
+        signature: ``ModelSignature`` of the model, or None.
+
+    Raises:
+        BundleError: a column has another type than in the signature; missing values are those of any type.
+    """
+    inputs = getattr(signature, "inputs", None)
+    if inputs is None or not isinstance(data, (pd.DataFrame, pd.Series)) or not inputs.has_input_names():
+        return
+    table = data.to_frame() if isinstance(data, pd.Series) else data
+    for spec in inputs:
+        if spec.name in table.columns and len(values := _present(table[spec.name])):
+            _check_column(values, spec)
+
+
+def _present(column: Any) -> pd.DataFrame:
+    """The values of a column that are not missing, with the type they would have if none were."""
+    plain = as_callers_send(column.to_frame()).iloc[:, 0]
+    values = plain.dropna().infer_objects()
+    if values.dtype.kind == "f" and len(values) < len(plain) and (values % 1 == 0).all():
+        values = values.astype("int64")
+    return values.to_frame()
+
+
+def _check_column(values: pd.DataFrame, spec: Any) -> None:
+    try:
+        _enforce_schema(values, Schema([spec]))
+    except Exception as error:
+        text = str(getattr(error, "message", error)).rstrip(".")
+        raise BundleError(
+            f"reference_data does not fit the signature in column {spec.name!r}: {text}. Give raw input, as callers send "
+            "it."
+        ) from error
 
 
 def _is_extension(dtype: Any) -> bool:

@@ -32,6 +32,7 @@ from mlflow.types.utils import _infer_param_schema
 
 from mlflow_restaurant.bundle import Bundle
 from mlflow_restaurant.bundle.calling import params_of_pyfunc
+from mlflow_restaurant.bundle.models import PREDICT_METHOD, THRESHOLD
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving import fresh
 
@@ -207,12 +208,14 @@ def _param_spec(name: str, default: Any, declared: ParamSpec | None) -> ParamSpe
 
 
 def completed(given: Any, bundle: Bundle) -> Any:
-    """A given schema of params, and those of the bundle that it does not name."""
+    """A given schema of params, and those of the bundle that it does not name; its method and threshold are the bundle's."""
     own = param_schema(bundle, None)
     if given is None or own is None:
         return own if given is None else given
-    named = {spec.name for spec in given}
-    return ParamSchema([*given, *(spec for spec in own if spec.name not in named)])
+    defaults = {spec.name: spec for spec in own}
+    specs = {spec.name: spec for spec in given}
+    chosen = {name: defaults[name] for name in (PREDICT_METHOD, THRESHOLD) if name in defaults}
+    return ParamSchema(list({**defaults, **specs, **chosen}.values()))
 
 
 def rehearse(root: Path, run: ExampleRun | None) -> list[str]:
@@ -295,14 +298,17 @@ def _report(root: Path, run: ExampleRun | None) -> dict[str, Any]:
                 pass_fds=[alive],
             )
         except subprocess.TimeoutExpired as error:
-            raise _refusal(f"in a fresh process, it did not load and predict within {timeout} s") from error
+            raise _refusal(
+                f"in a fresh process, it did not load and predict within {timeout} s; set "
+                f"{MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT.name} to more seconds, or give pip_requirements and "
+                "check_example=False, and no process is started"
+            ) from error
         finally:
             os.close(alive)
             os.close(kept)
         if not report.is_file():
-            raise _refusal(
-                f"the process that loads it ended with status {done.returncode}: {done.stderr[-500:]}"
-            )
+            words = done.stderr[-500:].strip() or "it wrote nothing, so a step or the model may have ended it"
+            raise _refusal(f"the process that loads it ended with status {done.returncode}: {words}")
         found: dict[str, Any] = json.loads(report.read_text())
         return found
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -20,6 +22,7 @@ __all__ = ["row_wise_finding"]
 
 _SAME_PROCESS = 1e-9
 _ROWS_TRIED = 50
+_ROWS_OF_OTHER_METHODS = 10
 
 
 def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | None, str]:
@@ -32,9 +35,14 @@ def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | Non
     if bundle.row_wise is False:
         return False, "given"
     if run is None:
+        if bundle.row_wise is None and bundle._row_wise_found is not None:
+            return bundle._row_wise_found, "found when it was saved before"
         return bundle.row_wise, "given" if bundle.row_wise else "there is no input example"
     _check_counts(bundle, run)
-    found, why = _try_rows(bundle, run, OTHER_PROCESS if bundle.row_wise else _SAME_PROCESS)
+    # Nobody asked for these predictions, so nobody is to be warned of them.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found, why = _try_rows(bundle, run, OTHER_PROCESS if bundle.row_wise else _SAME_PROCESS)
     if bundle.row_wise is None:
         return found, why
     if found is False:
@@ -47,6 +55,8 @@ def row_wise_finding(bundle: Bundle, run: ExampleRun | None) -> tuple[bool | Non
 
 def _check_counts(bundle: Bundle, run: ExampleRun) -> None:
     rows, predictions = row_count(run.seen[0]), row_count(run.predictions)
+    if rows is not None and (why := _several_outputs(bundle, run.predictions, rows)):
+        raise MlflowException(f"The bundle was not saved: {why}.", INVALID_PARAMETER_VALUE)
     if rows is None or predictions is None or rows == predictions:
         return
     raise MlflowException(
@@ -57,25 +67,40 @@ def _check_counts(bundle: Bundle, run: ExampleRun) -> None:
     )
 
 
+def _several_outputs(bundle: Bundle, predictions: Any, rows: int) -> str:
+    """What to do with an array for each output, each with all rows; empty if the predictions are something else."""
+    if type(predictions) is not list or not all(np.shape(output)[:1] == (rows,) for output in predictions):
+        return ""
+    if not isinstance(getattr(bundle.model, "classes_", None), list):  # as where a model has several outputs
+        return ""
+    return (
+        f"it predicts a list of {len(predictions)} arrays, one for each output, each with all {rows} rows: join them in a "
+        "postprocess function, such as lambda found: numpy.hstack(found) if isinstance(found, list) else found"
+    )
+
+
 def _try_rows(bundle: Bundle, run: ExampleRun, tolerance: float) -> tuple[bool | None, str]:
     data, params = run.seen
-    rows = _rows(data)
+    rows = _rows(_first(data, _ROWS_TRIED + 1))
     if rows is None or len(rows) < 2:
         return None, "the input example has fewer than two rows"
-    differs = _differing_row(bundle, rows, run.predictions, params, tolerance)
-    if differs:
+    predictions, which = run.predictions, "the"
+    if len(rows) > _ROWS_TRIED:
+        data, rows, which = _first(data, _ROWS_TRIED), rows[:_ROWS_TRIED], "the first"
+        try:
+            predictions = bundle.predict(deepcopy(data), params)
+        except Exception as error:
+            return False, f"the first {len(rows)} rows of the input example without the others fail: {error}"
+    if differs := _differing_row(bundle, rows, predictions, params, tolerance):
         return False, differs
-    for method, predictions in _by_other_methods(bundle, data, params):
-        if differs := _differing_row(
-            bundle, rows, predictions, {**(params or {}), PREDICT_METHOD: method}, tolerance
-        ):
+    few = rows[:_ROWS_OF_OTHER_METHODS]
+    for method, found in _by_other_methods(bundle, _first(data, len(few)), params):
+        with_method = {**(params or {}), PREDICT_METHOD: method}
+        if differs := _differing_row(bundle, few, found, with_method, tolerance):
             return False, f"by {method}, {differs}"
-    if _are_equal(rows[:_ROWS_TRIED]):
+    if _are_equal(rows):
         return None, "the rows of the input example are all the same, which shows nothing"
-    return (
-        True,
-        f"the {min(len(rows), _ROWS_TRIED)} rows of the input example predict the same alone and together",
-    )
+    return True, f"{which} {len(rows)} rows of the input example predict the same alone and together"
 
 
 def _by_other_methods(bundle: Bundle, data: Any, params: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
@@ -96,9 +121,11 @@ def _differing_row(
         together = as_json(predictions)
     except Exception as error:  # classes of any kind are asked for their values
         return f"its predictions cannot be written as JSON: {message_of(error)}"
+    if why := _several_outputs(bundle, predictions, len(rows)):
+        return why
     if not isinstance(together, list) or len(together) != len(rows):
         return f"there is no prediction for each of the {len(rows)} rows of the input example"
-    for number, row in enumerate(rows[:_ROWS_TRIED]):
+    for number, row in enumerate(rows):
         try:
             alone = as_json(bundle.predict(row, params))
         except Exception as error:
@@ -114,6 +141,15 @@ def _are_equal(rows: list[Any]) -> bool:
         return len({str(as_json(row)) for row in rows}) == 1
     except Exception:  # data of any kind is asked for its values
         return False
+
+
+def _first(data: Any, count: int) -> Any:
+    """The first rows of data of any kind that `_rows` knows."""
+    if hasattr(data, "iloc"):
+        return data.iloc[:count]
+    if isinstance(data, dict):
+        return {name: _first(value, count) for name, value in data.items()}
+    return data[:count]
 
 
 def _rows(data: Any) -> list[Any] | None:

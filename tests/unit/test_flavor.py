@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ pytestmark = [
 
 RAW = pd.DataFrame({"subject": ["WIN MONEY", "lunch"] * 5, "body": ["click now", "see you at noon"] * 5})
 LABELS = ["spam", "ham"] * 5
+NUMBERS = pd.DataFrame({"a": [1.0]})
 PINNED = ["scikit-learn", "cloudpickle"]
 """Given as requirements where the test is not about them, because inferring them starts a process."""
 
@@ -183,6 +185,33 @@ class TestLoading:
 
         assert list((saved / "code").rglob("*.pyc"))
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"steps": []}, "cannot be read as a bundle's .*: save the bundle again"),
+            ({"steps": "x"}, "cannot be read as a bundle's .*TypeError"),
+            ({"steps": [{"role": "model"}]}, "cannot be read as a bundle's .*KeyError: 'name'"),
+            ({"code_files": ["x"]}, "cannot be read as a bundle's .*AttributeError"),
+            ({"format_version": "1"}, "cannot be read as a bundle's .*format_version is '1'"),
+            ({"format_version": None}, "cannot be read as a bundle's .*format_version is None"),
+            ({"options": {"later": 1}}, "was saved with 'later', which this code does not know: upgrade"),
+        ],
+    )
+    def test_a_damaged_mlmodel(self, changes: dict[str, Any], message: str, saved: Path) -> None:
+        rewrite_conf(saved, **changes)
+
+        for load in (mlflow_restaurant.load_model, mlflow.pyfunc.load_model):
+            with pytest.raises(MlflowException, match=message):
+                load(str(saved))
+
+    def test_a_step_whose_file_is_a_number(self, saved: Path) -> None:
+        steps = flavor_conf(saved)["steps"]
+        steps[0]["file"] = 3
+        rewrite_conf(saved, steps=steps)
+
+        with pytest.raises(MlflowException, match=r"cannot be read as a bundle's .*TypeError"):
+            mlflow_restaurant.load_model(str(saved))
+
     def test_newer_format(self, saved: Path) -> None:
         rewrite_conf(saved, format_version=99)
 
@@ -255,7 +284,7 @@ class TestWhatIsSaved:
 
         params = Model.load(str(tmp_path / "m")).signature.params
         assert {spec.name: (spec.dtype.name, spec.default) for spec in params} == {
-            "predict_method": ("string", "predict_proba"),
+            "predict_method": ("string", "predict"),
             "mine": ("long", 1),
             "threshold": ("double", 1.0),
         }
@@ -282,6 +311,53 @@ class TestWhatIsSaved:
         signature = mlflow.models.Model.load(str(tmp_path / "m")).signature
         assert (signature.inputs, {spec.name for spec in signature.params}) == (None, set(bundle.params))
 
+    def test_the_method_at_saving_is_the_default_of_requests(self, saved: Path, tmp_path: Path) -> None:
+        loaded = flavor.load_model(str(saved))
+        bundle = Bundle(loaded.preprocess, loaded.model)
+        flavor.save_model(
+            bundle, tmp_path / "a", input_example=RAW.head(2), pip_requirements=PINNED, check_example=False
+        )
+        kept = Model.load(str(tmp_path / "a")).signature
+
+        again = flavor.load_model(str(tmp_path / "a"))
+        flavor.save_model(again, tmp_path / "b", predict_method="predict_proba", pip_requirements=PINNED)
+        chosen = Bundle(loaded.preprocess, loaded.model, predict_method="predict_proba")
+        flavor.save_model(chosen, tmp_path / "c", signature=kept, pip_requirements=PINNED)
+        flavor.save_model(
+            chosen,
+            tmp_path / "d",
+            signature=kept,
+            input_example=RAW.head(2),
+            pip_requirements=PINNED,
+            check_example=False,
+        )
+
+        for name in "bcd":
+            model = mlflow.pyfunc.load_model(str(tmp_path / name))
+            assert list(model.predict(RAW)) == ["ham", "spam"]
+            signature = model.metadata.signature
+            assert signature.inputs == kept.inputs
+            assert {spec.name: spec.default for spec in signature.params} == {
+                "predict_method": "predict_proba"
+            }
+            assert (signature.outputs is None) == (name != "d")
+
+    def test_outputs_that_the_bundle_does_not_predict(
+        self, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name, outputs in (("a", bundle.predict(RAW)), ("b", np.ones(len(RAW)))):
+            flavor.save_model(
+                bundle,
+                tmp_path / name,
+                signature=infer_signature(RAW, outputs),
+                input_example=RAW.head(2),
+                pip_requirements=PINNED,
+                check_example=False,
+            )
+
+        (message,) = [text for text in caplog.messages if "outputs of the given signature" in text]
+        assert "the output is float64 in it, and the bundle predicts string. Leave" in message
+
     def test_that_of_a_loaded_bundle_is_kept(self, saved: Path, tmp_path: Path) -> None:
         flavor.save_model(flavor.load_model(str(saved)), tmp_path / "again", pip_requirements=["mlflow"])
 
@@ -289,6 +365,17 @@ class TestWhatIsSaved:
             mlflow.models.Model.load(str(path)).signature for path in (saved, tmp_path / "again")
         )
         assert after == before
+
+    def test_so_is_what_was_found_of_its_rows(
+        self, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        flavor.save_model(flavor.load_model(str(saved)), tmp_path / "again", pip_requirements=["mlflow"])
+
+        conf = flavor_conf(tmp_path / "again")
+        assert (conf["row_wise"], conf["row_wise_reason"]) == (True, "found when it was saved before")
+        assert "row_wise" not in conf["options"]
+        (message,) = [text for text in caplog.messages if "without input_example" in text]
+        assert message.endswith("was not tried, and its signature is the one it was saved with before.")
 
     def test_metadata(self, bundle: Bundle, tmp_path: Path) -> None:
         flavor.save_model(bundle, tmp_path / "model", metadata={"team": "mail"}, pip_requirements=PINNED)
@@ -320,6 +407,98 @@ class TestWhatIsSaved:
         file, predictions = run_python("-c", source, folder=tmp_path).strip().splitlines()
         assert Path(file) == tmp_path / "model" / "code" / "shipped_words.py"
         assert predictions == "[0, 1]"
+
+
+class TestCodeOfTheSameName:
+    """Bundles that each have a module of one name; every step has functions of its own bundle's."""
+
+    @pytest.fixture
+    def loads(self, request: pytest.FixtureRequest) -> Any:
+        return {"native": mlflow_restaurant.load_model, "pyfunc": mlflow.pyfunc.load_model}[request.param]
+
+    @pytest.fixture(autouse=True)
+    def forget(self) -> Iterator[None]:
+        before, modules = list(sys.path), set(sys.modules)
+        yield
+        sys.path[:] = before
+        for name in set(sys.modules) - modules:
+            if name.partition(".")[0] == "twin":
+                del sys.modules[name]
+
+    def save(self, folder: Path, files: dict[str, str], step: str = "twin.step", **arguments: Any) -> str:
+        """Save in another process, as somebody else would."""
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+        top = folder / next(iter(files)).partition("/")[0]
+        source = (
+            f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+            f"import mlflow_restaurant, {step.rpartition('.')[0]}\n"
+            f"bundle = mlflow_restaurant.Bundle({step}, lambda data: data['a'])\n"
+            f"mlflow_restaurant.save_model(bundle, {str(folder / 'm')!r}, code_paths=[{str(top)!r}],"
+            " pip_requirements=['mlflow'], check_example=False)\n"
+        )
+        run_python("-c", source, folder=folder)
+        return str(folder / "m")
+
+    def module(self, number: int) -> str:
+        return f"FACTOR = {number}\n\n\ndef step(data):\n    return data * FACTOR\n"
+
+    @pytest.mark.parametrize("loads", ["native", "pyfunc"], indirect=True)
+    def test_modules(self, loads: Any, tmp_path: Path) -> None:
+        paths = [self.save(tmp_path / str(n), {"twin.py": self.module(n)}) for n in (2, 3)]
+
+        models = [loads(path) for path in (*paths, paths[0])]
+
+        assert [list(model.predict(NUMBERS)) for model in models] == [[2.0], [3.0], [2.0]]
+        assert sys.modules["twin"].FACTOR == 2
+
+    @pytest.mark.parametrize("loads", ["native", "pyfunc"], indirect=True)
+    def test_packages_whose_difference_is_not_imported_yet(self, loads: Any, tmp_path: Path) -> None:
+        paths = [
+            self.save(
+                tmp_path / str(n),
+                {"twin/__init__.py": "", "twin/inner.py": self.module(n)},
+                "twin.inner.step",
+            )
+            for n in (2, 3)
+        ]
+        sys.path.insert(0, str(tmp_path / "2"))
+        twin = importlib.import_module("twin")
+
+        models = [loads(path) for path in reversed(paths)]
+
+        assert [list(model.predict(NUMBERS)) for model in models] == [[3.0], [2.0]]
+        assert sys.modules["twin"] is twin
+
+    def test_objects_of_their_classes(self, tmp_path: Path) -> None:
+        code = (
+            "from sklearn.base import BaseEstimator, TransformerMixin\n\n\n"
+            "class {}(TransformerMixin, BaseEstimator):\n"
+            "    def fit(self, data, target=None):\n        return self\n\n"
+            "    def transform(self, data):\n        return data * {}\n\n\n"
+            "class Plain:\n    def transform(self, data):\n        return data * {}\n"
+        )
+        paths = [
+            self.save(tmp_path / str(n), {"twin.py": code.format("Own", n, n + 10)}, step)
+            for n, step in ((2, "twin.Own()"), (3, "twin.Own()"), (4, "twin.Plain()"), (5, "twin.Plain()"))
+        ]
+
+        kinds = [flavor_conf(Path(path))["steps"][0]["serializer"] for path in paths]
+        models = [mlflow_restaurant.load_model(path) for path in paths]
+
+        assert kinds == ["skops", "skops", "cloudpickle", "cloudpickle"]
+        assert [list(model.predict(NUMBERS)) for model in models] == [[2.0], [3.0], [14.0], [15.0]]
+
+    def test_what_is_the_same_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = self.save(tmp_path, {"twin.py": self.module(2)})
+        monkeypatch.syspath_prepend(str(tmp_path))
+        twin = importlib.import_module("twin")
+
+        loaded = mlflow_restaurant.load_model(path)
+
+        assert loaded.preprocess == [twin.step]
+        assert sys.modules["twin"] is twin
 
 
 class TestRequirements:
@@ -392,6 +571,41 @@ class TestFailures:
             MlflowException, match=r"is a string that names no \.py file: give the bundle first"
         ):
             flavor.save_model(str(tmp_path / "m"), bundle)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"allow_pickle": "no"}, "allow_pickle is 'no': give True or False"),
+            ({"check_example": None}, "check_example is None: give True or False"),
+            (
+                {"code_paths": "helpers"},
+                r"code_paths is 'helpers': give a list of files and folders, \['helpers'\]",
+            ),
+            ({"predict_method": "fit"}, "has no method 'fit' to predict with"),
+            ({"predict_method": "get_params"}, "has no method 'get_params' to predict with"),
+        ],
+    )
+    def test_arguments(
+        self,
+        arguments: dict[str, Any],
+        message: str,
+        bundle: Bundle,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(saving, "new_directory", None)  # nothing is begun
+
+        self.refused(bundle, tmp_path / "m", message, **arguments)
+
+    def test_code_that_would_be_copied_over_other_code(self, bundle: Bundle, tmp_path: Path) -> None:
+        files = [tmp_path / folder / "same.py" for folder in ("a", "b")]
+        for file in files:
+            file.parent.mkdir()
+            file.touch()
+
+        self.refused(
+            bundle, tmp_path / "m", "one would be copied over the other", code_paths=list(map(str, files))
+        )
 
     def test_code_that_is_not_there(self, bundle: Bundle, tmp_path: Path) -> None:
         with pytest.raises(MlflowException, match=r"There is no 'nix\.py', which code_paths names"):
@@ -502,6 +716,85 @@ class TestFailures:
 
         with pytest.raises(MlflowException, match=r"cannot be saved at '.*/taken/m': .*choose another path"):
             flavor.save_model(bundle, tmp_path / "taken" / "m", pip_requirements=PINNED)
+
+    @pytest.mark.parametrize("path", [Path("/proc/nothing/m"), Path("x" * 300), Path("a", "y" * 300, "m")])
+    def test_there_can_be_no_such_directory(self, path: Path, bundle: Bundle, tmp_path: Path) -> None:
+        with pytest.raises(MlflowException, match=r"cannot be saved at '.*(m|x)': .*choose another path"):
+            flavor.save_model(bundle, tmp_path / path, pip_requirements=PINNED)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_long_name(self, bundle: Bundle, tmp_path: Path) -> None:
+        flavor.save_model(bundle, tmp_path / ("x" * 250), pip_requirements=PINNED)
+
+        assert (tmp_path / ("x" * 250) / "MLmodel").is_file()
+
+    def test_an_error_of_the_users_code_is_left_alone(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def denied(*args: Any) -> None:
+            raise PermissionError(errno.EACCES, "of somebody's own", "notes")
+
+        monkeypatch.setattr(saving, "write_environment", denied)
+
+        with pytest.raises(PermissionError, match="of somebody's own"):
+            flavor.save_model(bundle, tmp_path / "m", pip_requirements=PINNED)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_volume_is_filled_from_inside(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only a directory that exists can be written, and it cannot be replaced, as where a volume is mounted."""
+        volume = tmp_path / "m"
+        volume.mkdir()
+        replace, mkdir = Path.replace, Path.mkdir
+        moved: list[str] = []
+
+        def replaced(path: Path, target: Path) -> Path:
+            if target == volume:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            moved.append(target.name)
+            return replace(path, target)
+
+        def made(path: Path, *args: Any, **kwargs: Any) -> None:
+            if path.parent == tmp_path and path != volume:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            mkdir(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+        monkeypatch.setattr(Path, "mkdir", made)
+
+        flavor.save_model(bundle, volume, pip_requirements=PINNED)
+
+        assert moved[-1] == "MLmodel"
+        assert {path.name for path in volume.iterdir()} == set(moved)
+        assert list(flavor.load_model(str(volume)).predict(RAW.head(2))) == ["SPAM", "HAM"]
+
+    def test_an_empty_directory_that_is_filled_meanwhile(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "m").mkdir()
+        monkeypatch.setattr(saving, "remove_bytecode", lambda root: (tmp_path / "m" / "other").touch())
+
+        with pytest.raises(MlflowException, match="was filled while this bundle was being saved"):
+            flavor.save_model(bundle, tmp_path / "m", pip_requirements=PINNED)
+        assert [path.name for path in (tmp_path / "m").iterdir()] == ["other"]
+
+    def test_an_empty_directory_in_which_nothing_can_be_moved(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "m").mkdir()
+        replace = Path.replace
+
+        def replaced(path: Path, target: Path) -> Path:
+            if path.name == "MLmodel":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+
+        with pytest.raises(MlflowException, match=r"cannot be saved at .*choose another path"):
+            flavor.save_model(bundle, tmp_path / "m", pip_requirements=PINNED)
+        assert list((tmp_path / "m").iterdir()) == []
 
     def test_interrupted(self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*args: Any) -> None:

@@ -124,6 +124,8 @@ class TestBuilding:
         assert repr(profile) == "Profile(50 rows, 14 columns)"
         assert str(profile).startswith("50 rows, 14 columns\n")
         assert "Paris" in str(profile)
+        assert "None" not in str(profile)
+        assert "None" not in profile._repr_html_()
 
     def test_html_is_escaped(self) -> None:
         html = build_profile(pd.DataFrame({"<script>": ["<b>"]}))._repr_html_()
@@ -275,6 +277,51 @@ class TestInABundle:
             "print(profile.columns['a'].max, len(profile.sample))"
         )
         assert run_python("-c", source, folder=tmp_path).split() == ["19.0", "20"]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"age": "old"}, r"does not fit the signature in column 'age': .*\. Give raw input"),
+            ({"city": 3.5}, "does not fit the signature in column 'city'"),
+        ],
+    )
+    def test_other_types_than_the_signature_has(
+        self, changes: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        example = FRAME[["age", "city"]].head(2)
+
+        with pytest.raises(MlflowException, match=message):
+            flavor.save_model(
+                Bundle(model=Constant()),
+                tmp_path / "m",
+                input_example=example,
+                reference_data=FRAME.assign(**changes),
+                pip_requirements=PINNED,
+                check_example=False,
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_missing_values_are_those_of_any_type(self, tmp_path: Path) -> None:
+        example = pd.DataFrame({"n": [1, 2], "b": [True, False], "i": pd.array([1, 2], dtype="Int64")})
+
+        flavor.save_model(
+            Bundle(model=Constant()),
+            tmp_path / "m",
+            input_example=example,
+            reference_data=pd.DataFrame(
+                {
+                    "n": [1.0, None],
+                    "b": pd.Series([True, None], dtype=object),
+                    "i": pd.array([1, None], dtype="Int64"),
+                }
+            ),
+            pip_requirements=PINNED,
+            check_example=False,
+        )
+
+        profile = mlflow_restaurant.load_model(str(tmp_path / "m")).profile
+        assert profile is not None
+        assert profile.columns["n"].missing == 1
 
     def test_without_reference_data(self, tmp_path: Path) -> None:
         flavor.save_model(Bundle(total, Constant()), tmp_path / "model", pip_requirements=PINNED)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +22,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from mlflow_restaurant import Bundle, flavor
+from mlflow_restaurant import Bundle, StepError, flavor
 from mlflow_restaurant.inspection.report import inspect_bundle
 
 pytestmark = [
@@ -40,6 +41,18 @@ def total(frame: pd.DataFrame) -> Any:
 
 def other_elsewhere(frame: pd.DataFrame) -> Any:
     return frame["a"].to_numpy() * (2 if os.getpid() == HERE else 3)
+
+
+def slow_elsewhere(frame: pd.DataFrame) -> Any:
+    if os.getpid() != HERE:
+        time.sleep(600)
+    return frame["a"]
+
+
+def ends_elsewhere(frame: pd.DataFrame) -> Any:
+    if os.getpid() != HERE:
+        os._exit(3)
+    return frame["a"]
 
 
 def share(frame: pd.DataFrame) -> Any:
@@ -104,6 +117,24 @@ class TestFreshProcess:
             Bundle(model=other_elsewhere),
             tmp_path,
             r"loaded in a fresh process, it does not predict the same from its input example: row 1 is 3\.0, not 2\.0",
+            check_example=True,
+        )
+
+    def test_too_slow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT", "1")
+
+        refused(
+            Bundle(model=slow_elsewhere),
+            tmp_path,
+            "not load and predict within 1 s; set MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT to more seconds, or give",
+            check_example=True,
+        )
+
+    def test_a_model_that_ends_the_process(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=ends_elsewhere),
+            tmp_path,
+            "ended with status 3: it wrote nothing, so a step or the model may have ended it",
             check_example=True,
         )
 
@@ -313,7 +344,92 @@ class TestRows:
         conf = saved(Bundle(model=model), tmp_path / "m", input_example=features)
 
         assert conf["row_wise"] is False
-        assert "by predict_proba, there is no prediction for each of the 4 rows" in conf["row_wise_reason"]
+        assert (
+            "by predict_proba, it predicts a list of 2 arrays, one for each output, each with all 4 rows: join"
+            in conf["row_wise_reason"]
+        )
+
+    def test_several_outputs_are_to_be_joined(self, tmp_path: Path) -> None:
+        features = np.arange(4.0).reshape(2, 2)
+        model = RandomForestClassifier(3, random_state=0).fit(features, [[0, 1], [1, 0]])
+        several = Bundle(model=model, predict_method="predict_proba")
+
+        refused(
+            several,
+            tmp_path,
+            r"not saved: it predicts a list of 2 arrays, .* each with all 2 rows: join them in a postprocess function",
+            input_example=features,
+        )
+        joined = Bundle(
+            model=model,
+            postprocess=lambda found: np.hstack(found) if isinstance(found, list) else found,
+            predict_method="predict_proba",
+        )
+        assert saved(joined, tmp_path / "m", input_example=features)["row_wise"] is True
+
+    def test_of_a_large_example_the_first_rows_are_tried(self, tmp_path: Path) -> None:
+        counts: list[int] = []
+
+        def count(frame: Any) -> Any:
+            counts.append(len(frame))
+            return frame["a"].to_numpy()
+
+        conf = saved(
+            Bundle(model=count), tmp_path / "m", input_example=pd.DataFrame({"a": np.arange(1000.0)})
+        )
+
+        assert (conf["row_wise"], conf["row_wise_reason"]) == (
+            True,
+            "the first 50 rows of the input example predict the same alone and together",
+        )
+        assert (max(counts), counts.count(1), counts.count(50)) == (1000, 50, 1)
+
+    def test_of_other_methods_a_few_rows_are_tried(self, tmp_path: Path) -> None:
+        asked: list[int] = []
+
+        class Counting:
+            def predict(self, data: Any) -> Any:
+                return np.arange(len(data)) * 0 + data[:, 0]
+
+            def predict_proba(self, data: Any) -> Any:
+                asked.append(len(data))
+                return data
+
+        conf = saved(Bundle(model=Counting()), tmp_path / "m", input_example=np.arange(60.0).reshape(30, 2))
+
+        assert conf["row_wise"] is True
+        assert asked == [10, *[1] * 10]
+
+    def test_an_example_whose_first_rows_fail_without_the_others(self, tmp_path: Path) -> None:
+        def many(frame: Any) -> Any:
+            if len(frame) < 60:
+                raise ValueError("too few")
+            return frame["a"].to_numpy()
+
+        conf = saved(Bundle(model=many), tmp_path / "m", input_example=pd.DataFrame({"a": np.arange(60.0)}))
+
+        assert conf["row_wise"] is False
+        assert (
+            "the first 50 rows of the input example without the others fail: model 'many'"
+            in conf["row_wise_reason"]
+        )
+
+    def test_predictions_that_nobody_asked_for_warn_of_nothing(
+        self, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        class Loud:
+            def predict(self, data: Any) -> Any:
+                return data[:, 0]
+
+            def predict_proba(self, data: Any) -> Any:
+                warnings.warn("loud", UserWarning, stacklevel=1)
+                return np.log(data - 1e9)
+
+        saved(Bundle(model=Loud()), tmp_path / "m", input_example=np.arange(6.0).reshape(3, 2))
+
+        assert not [
+            warning for warning in recwarn if "loud" in str(warning.message) or "log" in str(warning.message)
+        ]
 
     @pytest.mark.parametrize("given", [True, False])
     def test_given(self, given: bool, tmp_path: Path) -> None:
@@ -328,6 +444,20 @@ class TestRows:
 
     def test_the_example_shows_otherwise(self, tmp_path: Path) -> None:
         refused(Bundle(model=share), tmp_path, "The bundle is not row-wise: alone, row 1", row_wise=True)
+
+    def test_a_model_that_was_found_row_wise_keeps_every_row(self, tmp_path: Path) -> None:
+        conf = saved(Bundle(model=lambda frame: frame.dropna()["a"]), tmp_path / "m")
+        assert conf["row_wise"] is True
+        missing = RAW.assign(a=[1.0, None, 2.0])
+
+        with pytest.raises(
+            MlflowException, match="model '<lambda>' failed: it made 2 rows of 3, so that predictions"
+        ):
+            mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(missing)
+        bundle = flavor.load_model(str(tmp_path / "m"))
+        with pytest.raises(StepError, match="it made 2 rows of 3"):
+            bundle.predict(missing)
+        assert len(bundle.changed(row_wise=False).predict(missing)) == 2
 
     def test_steps_may_change_rows_where_they_are_not_independent(self, tmp_path: Path) -> None:
         saved(Bundle(drop_last, total), tmp_path / "m", row_wise=False)
