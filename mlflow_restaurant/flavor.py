@@ -36,9 +36,9 @@ from mlflow.utils.model_utils import (
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.bundle import Bundle, BundleError, loader
-from mlflow_restaurant.bundle.files import CODE_FOLDER
+from mlflow_restaurant.bundle.files import CODE_FOLDER, FLAVOR_NAME
 from mlflow_restaurant.bundle.hashes import refusal
-from mlflow_restaurant.bundle.loader import FLAVOR_NAME, FORMAT_VERSION, load_bundle
+from mlflow_restaurant.bundle.loader import FORMAT_VERSION, load_bundle
 from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
@@ -117,8 +117,8 @@ def save_model(
         allow_pickle: False refuses a step that can only be pickled, and names it.
         check_example: False saves without comparing predictions in a fresh process: for models that are random.
         reference_data: raw input that is typical of what the model will get, usually its training data. A summary of
-            every column and up to 1,000 rows are kept in the bundle, where ``bundle.profile`` reads them. By default
-            a bundle keeps the profile it was loaded with.
+            every column and up to 1,000 rows are kept in the bundle, where ``bundle.profile`` reads them. Its columns
+            must be of the signature's types, missing values apart. By default a bundle keeps the profile it was loaded with.
         model_config: what ``mlflow.models.ModelConfig`` reads in the file of code: a dictionary, or the path of a YAML
             file. ``mlflow.pyfunc.load_model(..., model_config=...)`` overrides its keys.
 

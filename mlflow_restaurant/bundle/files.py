@@ -10,9 +10,11 @@ __all__ = [
     "ADDED",
     "CHANGED",
     "CODE_FOLDER",
+    "FLAVOR_NAME",
     "INTACT",
     "MISSING",
     "OUTSIDE",
+    "SUMMARY_FILE",
     "added_files",
     "sha256_of",
     "state_of",
@@ -23,6 +25,11 @@ ADDED = "added"
 CHANGED = "changed"
 MISSING = "missing"
 OUTSIDE = "outside the bundle"
+
+FLAVOR_NAME = "restaurant"
+"""Key of this flavor in MLmodel."""
+
+SUMMARY_FILE = "profile/profile.json"
 
 CODE_FOLDER = "code"
 """Where the code of a model lies, also of one inside the bundle; MLflow puts it there."""

@@ -13,16 +13,13 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
 
 from .bundle import Bundle, BundleError, StepError
 from .code_files import run_bundle
-from .files import CODE_FOLDER
+from .files import CODE_FOLDER, FLAVOR_NAME
 from .hashes import check_code, checked_path, refusal
 from .own_code import own_code
 from .profile import profile_reader
 from .serializers import read_step, refuse_pickles
 
-__all__ = ["FLAVOR_NAME", "FORMAT_VERSION", "BundleModel", "load_bundle"]
-
-FLAVOR_NAME = "restaurant"
-"""Key of this flavor in MLmodel."""
+__all__ = ["FORMAT_VERSION", "BundleModel", "load_bundle"]
 
 FORMAT_VERSION = 1
 """Layout of the flavor's part of MLmodel; raised when older code could not read it."""

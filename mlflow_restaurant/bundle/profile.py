@@ -17,11 +17,10 @@ from typing import Any
 import pandas as pd
 
 from .bundle import BundleError
-from .files import INTACT, state_of
+from .files import INTACT, SUMMARY_FILE, state_of
 
 __all__ = [
     "SAMPLE_FILE",
-    "SUMMARY_FILE",
     "ColumnProfile",
     "Profile",
     "is_kept_as_json",
@@ -32,7 +31,6 @@ __all__ = [
 FORMAT_VERSION = 1
 """Layout of ``profile.json``."""
 
-SUMMARY_FILE = "profile/profile.json"
 SAMPLE_FILE = "profile/sample.parquet"
 _AS_JSON = {"integer", "float", "boolean", "mixed", "nested"}
 """Types whose columns of Python objects Parquet would change or refuse: their sample is kept as JSON."""

@@ -17,18 +17,25 @@ from typing import Any
 
 import yaml
 
-from mlflow_restaurant.bundle.files import ADDED, CODE_FOLDER, INTACT, OUTSIDE, added_files, state_of
+from mlflow_restaurant.bundle.files import (
+    ADDED,
+    CODE_FOLDER,
+    FLAVOR_NAME,
+    INTACT,
+    OUTSIDE,
+    SUMMARY_FILE,
+    added_files,
+    state_of,
+)
 from mlflow_restaurant.errors import DoesNotExist, InvalidRequest
 
 __all__ = ["inspect_bundle"]
 
-FLAVOR_NAME = "restaurant"
 PICKLES = {"cloudpickle"}
 """Serializers whose files run code on loading; an MLflow model inside a bundle lists its pickles itself."""
 
 _MLMODEL = "MLmodel"
 _REQUIREMENTS = "requirements.txt"
-_SUMMARY = "profile/profile.json"
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 _OF_MODEL = ("model_uuid", "model_id", "run_id", "utc_time_created", "mlflow_version")
 _OF_FLAVOR = ("mlflow_restaurant_version", "format_version", "row_wise", "row_wise_reason", "options")
@@ -191,8 +198,8 @@ def _profile(entry: Mapping[str, Any] | None, root: Path) -> dict[str, Any] | No
     if not entry:
         return None
     files = _files(entry["files"], root)
-    intact = any(file["file"] == _SUMMARY and file["state"] == INTACT for file in files)
-    summary = json.loads((root / _SUMMARY).read_text(encoding="utf-8")) if intact else {}
+    intact = any(file["file"] == SUMMARY_FILE and file["state"] == INTACT for file in files)
+    summary = json.loads((root / SUMMARY_FILE).read_text(encoding="utf-8")) if intact else {}
     return {**entry, "files": files, "summary": summary.get("columns")}
 
 

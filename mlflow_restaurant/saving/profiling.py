@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from mlflow_restaurant.bundle.bundle import BundleError
-from mlflow_restaurant.bundle.files import sha256_of
+from mlflow_restaurant.bundle.files import SUMMARY_FILE, sha256_of
 from mlflow_restaurant.bundle.profile import (
     SAMPLE_FILE,
-    SUMMARY_FILE,
     ColumnProfile,
     Profile,
     is_kept_as_json,

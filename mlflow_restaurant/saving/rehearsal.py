@@ -110,7 +110,8 @@ def run_example(bundle: Bundle, example: Any, signature: Any, made_plain: Sequen
             chosen = _infer_signature_from_input_example(example, recorder)
         asked = (deepcopy(data), params)
     else:
-        chosen = signature or None
+        if signature:
+            chosen = ModelSignature(signature.inputs, signature.outputs, completed(signature.params, bundle))
         asked = _fitted(data, params, chosen)
     if not recorder.ran:
         with contextlib.suppress(Exception):

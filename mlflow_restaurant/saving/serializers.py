@@ -8,6 +8,7 @@ where its code cannot be imported where the bundle will be loaded.
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import pickle
 import shutil
@@ -272,10 +273,10 @@ def _without_pickles(target: Target, met: str) -> str:
 
 def _is_made_by(target: Target) -> bool:
     """Whether code that is saved with the model made an object, or has the method of one."""
-    owner = getattr(target.value, "__self__", target.value)
-    if getattr(owner, "__qualname__", None) is not None:
+    is_method = inspect.ismethod(target.value)
+    if hasattr(target.value, "__qualname__") and not is_method:
         return False
-    module = sys.modules.get(type(owner).__module__)
+    module = sys.modules.get((target.value if is_method else type(target.value)).__module__)
     return module is not None and is_local(module, ()) and not is_local(module, target.code_paths)
 
 

@@ -324,12 +324,7 @@ class TestWhatIsSaved:
         chosen = Bundle(loaded.preprocess, loaded.model, predict_method="predict_proba")
         flavor.save_model(chosen, tmp_path / "c", signature=kept, pip_requirements=PINNED)
         flavor.save_model(
-            chosen,
-            tmp_path / "d",
-            signature=kept,
-            input_example=RAW.head(2),
-            pip_requirements=PINNED,
-            check_example=False,
+            chosen, tmp_path / "d", signature=kept, input_example=RAW.head(2), pip_requirements=PINNED
         )
 
         for name in "bcd":

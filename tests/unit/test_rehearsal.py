@@ -536,11 +536,13 @@ class TestPickles:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = tmp_path / "made_steps.py"
-        file.write_text("class Doubles:\n    def transform(self, frame):\n        return frame['a'] * 2\n")
+        file.write_text(
+            "class Doubles:\n    def transform(self, frame):\n        return frame['a'] * 2\n\n    same = classmethod(transform)\n"
+        )
         monkeypatch.syspath_prepend(str(tmp_path))
         import made_steps  # type: ignore[import-not-found]
 
-        for step in (made_steps.Doubles(), made_steps.Doubles().transform):
+        for step in (made_steps.Doubles(), made_steps.Doubles().transform, made_steps.Doubles.same):
             with pytest.raises(
                 MlflowException,
                 match=r"only functions and classes are found by name, so make it in a file that calls",
