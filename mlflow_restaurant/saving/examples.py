@@ -57,16 +57,18 @@ def check_reference(data: Any, signature: Any) -> None:
         return
     table = data.to_frame() if isinstance(data, pd.Series) else data
     for spec in inputs:
-        if spec.name in table.columns and len(values := _present(table[spec.name])):
+        if spec.name in table.columns and len(values := _present(table[spec.name], spec)):
             _check_column(values, spec)
 
 
-def _present(column: Any) -> pd.DataFrame:
-    """The values of a column that are not missing, with the type they would have if none were."""
-    plain = as_callers_send(column.to_frame()).iloc[:, 0]
-    values = plain.dropna().infer_objects()
-    if values.dtype.kind == "f" and len(values) < len(plain) and (values % 1 == 0).all():
-        values = values.astype("int64")
+def _present(column: Any, spec: Any) -> pd.DataFrame:
+    """The values of a column that are not missing; numbers with the type that a signature gives them out of JSON."""
+    values = as_callers_send(column.to_frame()).iloc[:, 0].dropna().infer_objects()
+    wanted = spec.type.to_numpy() if hasattr(spec.type, "to_numpy") else values.dtype
+    if values.dtype.kind in "iuf" and (
+        wanted.kind == "f" or (wanted.kind == "i" and (values % 1 == 0).all())
+    ):
+        values = values.astype(wanted)
     return values.to_frame()
 
 

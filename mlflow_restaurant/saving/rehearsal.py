@@ -216,7 +216,9 @@ def completed(given: Any, bundle: Bundle) -> Any:
     defaults = {spec.name: spec for spec in own}
     specs = {spec.name: spec for spec in given}
     chosen = {name: defaults[name] for name in (PREDICT_METHOD, THRESHOLD) if name in defaults}
-    return ParamSchema(list({**defaults, **specs, **chosen}.values()))
+    return ParamSchema(
+        list({**specs, **chosen, **{n: s for n, s in defaults.items() if n not in specs}}.values())
+    )
 
 
 def rehearse(root: Path, run: ExampleRun | None) -> list[str]:

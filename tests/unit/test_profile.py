@@ -302,7 +302,9 @@ class TestInABundle:
         assert list(tmp_path.iterdir()) == []
 
     def test_missing_values_are_those_of_any_type(self, tmp_path: Path) -> None:
-        example = pd.DataFrame({"n": [1, 2], "b": [True, False], "i": pd.array([1, 2], dtype="Int64")})
+        example = pd.DataFrame(
+            {"n": [1, 2], "f": [1.0, 2.5], "b": [True, False], "i": pd.array([1, 2], dtype="Int64")}
+        )
 
         flavor.save_model(
             Bundle(model=Constant()),
@@ -311,6 +313,7 @@ class TestInABundle:
             reference_data=pd.DataFrame(
                 {
                     "n": [1.0, None],
+                    "f": [1, 2],
                     "b": pd.Series([True, None], dtype=object),
                     "i": pd.array([1, None], dtype="Int64"),
                 }
