@@ -162,8 +162,10 @@ def _columns(data: Any) -> Iterable[tuple[str, Any]]:
     """The columns of a table, array or list, with what each is called."""
     if columns_of(data) is not None or isinstance(data, dict):
         return ((f"column {name!r}, ", cells) for name, cells in data.items())
+    if hasattr(data, "toarray"):  # sparse, and perhaps too large for anything else
+        return []
     if len(getattr(data, "shape", ())) == 2:
-        columns = data.toarray().T if hasattr(data, "toarray") else data.T
+        columns = data.T
     elif type(data) is list and data and isinstance(data[0], (list, tuple)):
         columns = zip(*data, strict=False)
     else:

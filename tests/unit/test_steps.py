@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import StandardScaler
 
@@ -328,7 +329,7 @@ class TestErrors:
 
         assert len(bundle.predict(FRAME.assign(a=[1.0, np.nan, 2.0]))) == 2
 
-    @pytest.mark.parametrize("data", [None, 3, [1, 2], np.zeros(3), {"a": 1}])
+    @pytest.mark.parametrize("data", [None, 3, [1, 2], np.zeros(3), {"a": 1}, csr_matrix([[1.0, np.nan]])])
     def test_data_of_any_kind_does_not_hide_the_error(self, data: Any) -> None:
         assert explain(KeyError("x"), data) == ""
         assert explain(ValueError("bad 'x' and NaN"), data) == ""
