@@ -14,6 +14,9 @@ GOOD_BEFORE = 8.0
 """Requests that count as answered before the first one was, so that one that fails first does not say much."""
 KEPT = 0.98
 """What each call leaves of the weight of those before it."""
+FEW = 0.1
+"""Share of bad requests up to which batches are as large as they may: whoever failed asks again at once, and would be in
+each of the smaller ones."""
 TOO_MANY = 0.35
 """Share of bad requests from which each goes alone: no size of a batch finds them with fewer calls."""
 
@@ -40,6 +43,6 @@ class Failures:
 
     def most_requests(self) -> float:
         """Return how many requests a call may have."""
-        if self.bad < 1:
+        if self.share < FEW:
             return math.inf
         return 1 if self.share >= TOO_MANY else max(1.0, math.log(2) / self.share)

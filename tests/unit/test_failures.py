@@ -30,10 +30,19 @@ def test_all_go_together_as_long_as_none_fails() -> None:
 def test_where_some_fail_fewer_go_together() -> None:
     failures = Failures()
     for _ in range(100):
-        failures.saw(batch(9))
+        failures.saw(batch(5))
         failures.saw(batch(1), failed=True)
 
-    assert 6 <= failures.most_requests() <= 8
+    assert 3 <= failures.most_requests() <= 5
+
+
+def test_where_few_fail_all_go_together() -> None:
+    failures = Failures()
+    for _ in range(100):
+        failures.saw(batch(31))
+        failures.saw(batch(1), failed=True)
+
+    assert failures.most_requests() == math.inf
 
 
 def test_where_many_fail_each_goes_alone_until_they_do_no_more() -> None:
