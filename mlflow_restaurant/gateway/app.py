@@ -22,7 +22,7 @@ from mlflow_restaurant.errors import (
 from mlflow_restaurant.gateway import metrics, stock_client
 from mlflow_restaurant.gateway.activity import Activity
 from mlflow_restaurant.gateway.answers import Reply, error_reply, mend
-from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher, Distrust
+from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher
 from mlflow_restaurant.gateway.budget import Budget
 from mlflow_restaurant.gateway.calls import Call, Outcome, limit_of, replicas_ended, request_id_of, stamped
 from mlflow_restaurant.gateway.dispatch import Moved, Slots
@@ -32,6 +32,7 @@ from mlflow_restaurant.gateway.sender import Sender
 from mlflow_restaurant.gateway.shadow import copied
 from mlflow_restaurant.gateway.sides import Trials
 from mlflow_restaurant.gateway.tracks import Tracks
+from mlflow_restaurant.gateway.trust import Distrust
 from mlflow_restaurant.gateway.upstream import (
     Answer,
     ConnectFailed,

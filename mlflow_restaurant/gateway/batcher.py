@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +33,7 @@ from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
 from mlflow_restaurant.gateway.failures import Failures
 from mlflow_restaurant.gateway.patience import Patience
 from mlflow_restaurant.gateway.queue import Queue
+from mlflow_restaurant.gateway.trust import Distrust, Trust
 from mlflow_restaurant.gateway.upstream import (
     Answer,
     ConnectFailed,
@@ -49,14 +49,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 2
 SWEEP_S = 0.02
 """Smallest time between two looks for requests whose time is over."""
-LOOKED_AT, OFTEN = 20, 5
-"""When so many of so many merged calls had missing predictions, there are no more of them."""
-NOT_ONE_EACH = "did not answer a merged request with one prediction for each row"
-OFTEN_MISSING = "often has missing predictions, beside which others may look otherwise than alone"
 MERGED_HEADERS: Headers = [(b"content-type", JSON_TYPE)]
-
-
-Distrust = Callable[[str, int, str], None]
 
 
 class Send(Protocol):
@@ -81,18 +74,17 @@ class Batcher:
         dispatcher: its replicas.
         send: sends one request to one replica.
         log: adds a text to the log of a deployment.
-        distrust: tells the controller of a revision that is merged no more: deployment, number, reason.
+        distrust: see `Trust`.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, send: Send, log: Callable[[str, str], None], distrust: Distrust
     ) -> None:
-        self.dispatcher, self.send, self.log, self.distrust = dispatcher, send, log, distrust
+        self.dispatcher, self.send, self.log = dispatcher, send, log
         self.loop = asyncio.get_running_loop()
         self.queue = Queue()
         self.running: dict[asyncio.Task[None], Batch] = {}
-        self.distrusted: int | None = None
-        self.why_distrusted = ""
+        self.trust = Trust(log, distrust)
         self.patience, self.failures = Patience(), Failures()
         self.pumping: asyncio.Handle | None = None
         self.ripening: asyncio.TimerHandle | None = None
@@ -114,13 +106,11 @@ class Batcher:
         self.route = route
         if changed:
             self._merge_by(route)
-        if route.batch is not None and route.revision == self.distrusted:  # the controller has not heard it
-            self.distrust(route.name, route.revision, self.why_distrusted)
+        self.trust.follow(route)
 
     def _merge_by(self, route: DeploymentRoute) -> None:
         self.patience, self.failures = Patience(), Failures()
-        self.missing: deque[bool] = deque(maxlen=LOOKED_AT)
-        self.queue.read_by(route.batch if route.revision != self.distrusted else None)
+        self.queue.read_by(None if self.trust.is_lost(route.revision) else route.batch)
         self.dispatcher.one_at_a_time = self.merges
 
     # -- the callers' side
@@ -364,19 +354,14 @@ class Batcher:
             middle = len(calls) // 2
             self._put_back(Batch(calls[:middle], batch.reader), Batch(calls[middle:], batch.reader))
             return
-        bodies = scoring.split(answer.body, [call.part.count for call in calls if call.part is not None])
+        counts = [call.part.count for call in calls if call.part is not None]
+        own_code = batch.reader is not None and batch.reader.own_code
+        bodies = self.trust.parts(name, slots.revision, answer.body, counts, own_code)
         if bodies is None:
-            self._distrust(slots.revision, NOT_ONE_EACH)
+            if self.merges and self.trust.is_lost(self.route.revision):
+                self._merge_by(self.route)
             self._send_alone(calls)
             return
-        if batch.reader is not None and batch.reader.own_code:
-            missing = scoring.has_missing(answer.body)
-            self.missing.append(missing)
-            if missing:
-                if sum(self.missing) >= OFTEN:
-                    self._distrust(slots.revision, OFTEN_MISSING)
-                self._send_alone(calls)
-                return
         headers = stamped(answer.headers, name, slots)
         for call, body in zip(calls, bodies, strict=True):
             call.finish(Reply(200, headers, body))
@@ -384,17 +369,3 @@ class Batcher:
     def _send_alone(self, calls: list[Call]) -> None:
         self._count(metrics.RERUNS)
         self._put_back(*[Batch([call]) for call in calls])
-
-    def _distrust(self, revision: int, reason: str) -> None:
-        """Merge no more requests of a revision that does not answer them as it would alone."""
-        if self.distrusted == revision:
-            return
-        self.distrusted, self.why_distrusted = revision, reason
-        self.log(
-            self.route.name,
-            f"WARNING: revision {revision} {reason};"
-            " its requests are merged no more (batching is off until the next revision).",
-        )
-        self.distrust(self.route.name, revision, reason)
-        if self.route.revision == revision:
-            self._merge_by(self.route)

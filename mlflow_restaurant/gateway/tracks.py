@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from mlflow_restaurant.entities import DeploymentRoute, RouteTable
 from mlflow_restaurant.errors import DoesNotExist
-from mlflow_restaurant.gateway.batcher import Batcher, Distrust, Send
+from mlflow_restaurant.gateway.batcher import Batcher, Send
 from mlflow_restaurant.gateway.dispatch import Dispatcher, Slots
+from mlflow_restaurant.gateway.trust import Distrust
 
 
 @dataclass(frozen=True)
