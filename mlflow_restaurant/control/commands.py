@@ -54,7 +54,10 @@ class Commands:
         endpoint = endpoint_name(request)
         config, change = parse_options(request.get("config") or {})
         change.refuse_rollback(f"Deployment '{name}' is new, so there is nothing to roll back to")
-        self._refuse_while_deleted(name)
+        if name in self.deleting:
+            raise AlreadyExists(
+                f"Deployment '{name}' exists already, and is being deleted; wait until that is done."
+            )
         if name in self.controller.world.deployments or name in self.operations:
             raise AlreadyExists(
                 f"Deployment '{name}' exists already; update or delete it, or choose another name."

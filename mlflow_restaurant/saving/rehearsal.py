@@ -310,8 +310,10 @@ def _report(root: Path, run: ExampleRun | None) -> dict[str, Any]:
             os.close(alive)
             os.close(kept)
         if not report.is_file():
-            words = done.stderr[-500:].strip() or "it wrote nothing, so a step or the model may have ended it"
-            raise _refusal(f"the process that loads it ended with status {done.returncode}: {words}")
+            raise _refusal(
+                f"the process that loads it ended with status {done.returncode}, so a step or the model may have ended it; "
+                f"it wrote: {done.stderr[-500:].strip() or 'nothing'}"
+            )
         found: dict[str, Any] = json.loads(report.read_text())
         return found
 

@@ -381,7 +381,7 @@ def test_a_name_is_free_once_its_deployment_is_gone(client: RestaurantDeployment
         slow = pool.submit(do, deployment["url"], "sleep:3")
         eventually(lambda: _in_flight(client), "the slow request is on its way")
         deleting = pool.submit(own_client(client.home).delete_deployment, "a")
-        eventually(lambda: not client.list_deployments(), "the deletion has begun")
+        eventually(lambda: client.list_deployments()[0]["state"] == "DELETING", "the deletion has begun")
         with pytest.raises(MlflowException, match="exists already"):
             client.create_deployment("a", str(actor))
         deleting.result()

@@ -261,7 +261,7 @@ def test_what_is_being_deleted_says_so(client: RestaurantDeploymentClient, actor
         eventually(lambda: client.get_deployment("a")["state"] == "DELETING", "it is deleted")
         assert [d["state"] for d in client.list_deployments() if d["name"] == "a"] == ["DELETING"]
         for change in (client.create_deployment, client.update_deployment):
-            with pytest.raises(MlflowException, match="'a' is being deleted; wait until that is done"):
+            with pytest.raises(MlflowException, match="is being deleted; wait until that is done"):
                 change("a", str(actor))
         assert asking.result().predictions == ["6"]
         deleting.result()

@@ -134,7 +134,7 @@ class TestFreshProcess:
         refused(
             Bundle(model=ends_elsewhere),
             tmp_path,
-            "ended with status 3: it wrote nothing, so a step or the model may have ended it",
+            "ended with status 3, so a step or the model may have ended it; it wrote: ",
             check_example=True,
         )
 
