@@ -115,7 +115,14 @@ def asleep(server: Server) -> None:
 
 def fall_asleep(server: Server) -> None:
     server.update(idle_timeout_s="0.3")
-    eventually(lambda: not server.client.get_deployment(NAME)["replicas"], "it sleeps")
+    first = records(server.home, "controller")
+    # The next controller would die at the same point, and so would those after it.
+    eventually(
+        lambda: (
+            records(server.home, "controller") != first or not server.client.get_deployment(NAME)["replicas"]
+        ),
+        "it sleeps, or the controller is dead",
+    )
 
 
 def wake(server: Server) -> None:
