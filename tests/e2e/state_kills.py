@@ -348,10 +348,18 @@ def _left_over(server: Server) -> list[str]:
         replicas = set(records(server.home, "replica"))
         jobs = set(records(server.home, "job"))
         unknown = [p for p in processes_of(server.home) if p.pid not in known]
-        return [f"{p} ({p.cmdline()})" for p in unknown] + [str(pid) for pid in (replicas - wanted) | jobs]
+        told = [text for process in unknown if (text := _described(process))]
+        return told + [str(pid) for pid in (replicas - wanted) | jobs]
 
     try:
         eventually(lambda: not surplus(), "nothing is left over", SETTLE_S)
     except AssertionError:
         return [f"left over: {surplus()}"]
     return []
+
+
+def _described(process: psutil.Process) -> str:
+    """Return a process and its command; empty for one that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process} ({process.cmdline()})"
+    return ""
