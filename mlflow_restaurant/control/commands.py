@@ -81,9 +81,8 @@ class Commands:
             refuse_beside_rollback(request, options)
             return await self._roll_back(name, change, request, progress)
         change.refuse_revision()
-        parse_options(
-            options, self._current(deployment).config
-        )  # what is wrong is told before anything is waited for
+        # What is wrong is told before anything is waited for.
+        parse_options(options, self._current(deployment).config)
         await self._turn(name, change, progress)
         deployment = self.views.deployment(name, None)
         endpoint = endpoint_name(request)

@@ -56,6 +56,14 @@ def updating(client: RestaurantDeploymentClient, config: dict[str, str]) -> Iter
             update.result()
 
 
+@contextlib.contextmanager
+def trying(client: RestaurantDeploymentClient) -> Iterator[None]:
+    """A canary whose trial is under way; what becomes of its command is not looked at."""
+    with updating(client, settings({"name": "second"}, **CANARY)):
+        eventually(lambda: is_tried(client), "it is tried")
+        yield
+
+
 def is_tried(client: RestaurantDeploymentClient) -> bool:
     return "step" in (client.get_deployment("a")["rollout"] or {})
 
@@ -87,13 +95,14 @@ def test_an_abort_that_cannot_be_written_down_says_so_and_is_written_down_later(
 ) -> None:
     client.create_deployment("a", str(actor))
     control = ControlClient(client.home)
-    with updating(client, settings({"name": "second"}, **CANARY)):
-        eventually(lambda: is_tried(client), "it is tried")
-        with contextlib.closing(sqlite3.connect(client.home.database, isolation_level=None)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            with pytest.raises(RestaurantError, match="can't be written down yet"):
-                control.abort("a", print)
-            database.execute("ROLLBACK")
+    with (
+        trying(client),
+        contextlib.closing(sqlite3.connect(client.home.database, isolation_level=None)) as database,
+    ):
+        database.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RestaurantError, match="can't be written down yet"):
+            control.abort("a", print)
+        database.execute("ROLLBACK")
 
     def states() -> list[str]:
         with contextlib.closing(sqlite3.connect(client.home.database)) as database:
@@ -107,8 +116,7 @@ def test_a_rollout_that_was_taken_over_ends_with_its_deployment(
 ) -> None:
     client.create_deployment("a", str(actor))
     control = ControlClient(client.home)
-    with updating(client, settings({"name": "second"}, **CANARY)):
-        eventually(lambda: is_tried(client), "it is tried")
+    with trying(client):
         kill_controller(client)
     control.ensure_running()
     eventually(lambda: is_tried(client), "it is tried again")
@@ -125,8 +133,7 @@ def test_a_trial_that_is_taken_over_wakes_the_revision_before(
     client: RestaurantDeploymentClient, actor: Path
 ) -> None:
     url = client.create_deployment("a", str(actor), config={"idle_timeout_s": "3600"})["url"]
-    with updating(client, settings({"name": "second"}, **CANARY)):
-        eventually(lambda: is_tried(client), "it is tried")
+    with trying(client):
         ControlClient(client.home).down()
     ControlClient(client.home).ensure_running()
     eventually(lambda: is_tried(client), "it is tried again")
