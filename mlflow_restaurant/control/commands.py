@@ -22,6 +22,7 @@ from mlflow_restaurant.control.views import Views
 from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
 from mlflow_restaurant.errors import (
     AlreadyExists,
+    Cancelled,
     Conflict,
     DoesNotExist,
     HomeError,
@@ -188,6 +189,10 @@ class Commands:
             raise Conflict(
                 f"Revision {rollout.target} of deployment '{name}' serves already; roll back instead."
             )
+        if isinstance(
+            rollout.error, Cancelled
+        ):  # by something else: the server goes down, or the deployment went
+            raise rollout.error
         if name not in self.controller.world.deployments:
             return {}
         self.controller.outcomes.check_recorded(name)
