@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import pyfunc
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import _save_example
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
@@ -39,15 +39,14 @@ from mlflow_restaurant.bundle import Bundle, BundleError, loader
 from mlflow_restaurant.bundle.files import CODE_FOLDER, FLAVOR_NAME
 from mlflow_restaurant.bundle.hashes import refusal
 from mlflow_restaurant.bundle.loader import FORMAT_VERSION, load_bundle
-from mlflow_restaurant.bundle.models import PREDICT_METHOD
 from mlflow_restaurant.saving import directory, rehearsal, requirements
 from mlflow_restaurant.saving.code_files import bundle_of, check_given, write_source
 from mlflow_restaurant.saving.examples import as_callers_send, check_reference, columns_made_plain
 from mlflow_restaurant.saving.hashes import sha256_of_files
-from mlflow_restaurant.saving.outputs import difference_of_outputs
 from mlflow_restaurant.saving.profiling import build_profile, check_profile, write_profile
 from mlflow_restaurant.saving.rehearsal import ExampleRun
 from mlflow_restaurant.saving.rows import row_wise_finding
+from mlflow_restaurant.saving.signature import check_signature, set_signature, signature_told
 
 if TYPE_CHECKING:
     import os
@@ -130,7 +129,7 @@ def save_model(
     _check_switches(allow_pickle=allow_pickle, check_example=check_example)
     directory.check_code_paths(code_paths)
     bundle = _changed(bundle_of(bundle, model_config), predict_method, row_wise)
-    _check_signature(signature)
+    check_signature(signature)
     model = Model() if mlflow_model is None else mlflow_model
     with directory.new_directory(Path(path).absolute()) as root:
         example = _written_example(model, input_example, root)
@@ -139,32 +138,23 @@ def save_model(
             if example is None
             else rehearsal.run_example(bundle, example, signature, columns_made_plain(input_example))
         )
-        _set_signature(model, bundle, signature, run)
+        set_signature(model, bundle, signature, run)
         if example is None and check_example:
-            _logger.warning(NO_EXAMPLE, _signature_told(model, signature))
+            _logger.warning(NO_EXAMPLE, signature_told(model, signature))
         if metadata is not None:
             model.metadata = metadata
         profile = _write_profile(bundle, reference_data, model.signature, root)
         _validate_and_copy_code_paths(code_paths, str(root), CODE_FOLDER)
-        source = None if bundle._source is None else write_source(bundle._source, root, allow_pickle)
-        if source is None:
-            made = None if run is None else partial(rehearsal.model_input, bundle, run)
-            steps = directory.write_steps(bundle, root, code_paths, allow_pickle, made)
-        else:
-            steps = directory.steps_of_source(bundle, source)
+        steps, source = _write_steps(bundle, root, code_paths, allow_pickle, run)
         loader_package = directory.write_loader_package(root / CODE_FOLDER)
         _add_flavors(model, bundle, run, steps, source, profile, root, loader_package)
         model.model_size_bytes = get_total_file_size(str(root)) or None
         model.save(str(root / MLMODEL_FILE_NAME))
         infers = conda_env is None and pip_requirements is None
         modules = _rehearse(root, run, check_example, infers)
-        if conda_env is None:
-            inside = directory.nested_requirements(root, steps, source)
-            inferred = requirements.of_bundle(modules, steps, inside) if infers else None
-            files = _process_pip_requirements(inferred, pip_requirements, extra_pip_requirements)
-        else:
-            files = _process_conda_env(conda_env)
-        directory.write_environment(root, *files)
+        inside = directory.nested_requirements(root, steps, source)
+        inferred = requirements.of_bundle(modules, steps, inside) if infers else None
+        _write_environment(root, conda_env, inferred, pip_requirements, extra_pip_requirements)
         directory.remove_bytecode(root)
 
 
@@ -283,14 +273,6 @@ def _check_switches(**switches: Any) -> None:
             raise refusal(f"{name} is {given!r}: give True or False.")
 
 
-def _check_signature(given: Any) -> None:
-    if not (given is None or given is False or isinstance(given, ModelSignature)):
-        raise refusal(
-            f"signature is a {type(given).__name__}: give a ModelSignature, such as mlflow.models.infer_signature makes, "
-            "False for none, or leave it out."
-        )
-
-
 def _changed(bundle: Bundle, predict_method: str | None, row_wise: bool | None) -> Bundle:
     try:
         return bundle.changed(predict_method, row_wise)
@@ -311,51 +293,15 @@ def _written_example(model: Model, input_example: Any, root: Path) -> Any:
         ) from error
 
 
-def _set_signature(model: Model, bundle: Bundle, given: Any, run: ExampleRun | None) -> None:
-    """Set the signature, with every param the bundle knows unless a given one says otherwise."""
-    if given is None and run is None:
-        given = bundle._signature
-    chosen = run.signature if run is not None else given
-    if chosen is None and given is None and bundle.params:
-        chosen = ModelSignature(params=rehearsal.param_schema(bundle, None))
-    if not chosen:
-        return
-    if given is None:
-        schema = rehearsal.param_schema(bundle, None if run is None else run.params)
-    else:
-        schema = rehearsal.completed(chosen.params, bundle)
-    outputs = chosen.outputs
-    if run is None and _method_of(chosen, bundle) != bundle.predict_method:
-        outputs = None  # they are those of another method
-    elif run is not None and given is not None and outputs is not None:
-        _warn_of_outputs(outputs, run.predictions)
-    model.signature = ModelSignature(chosen.inputs, outputs, schema)
-
-
-def _method_of(signature: Any, bundle: Bundle) -> str:
-    """The method whose predictions a signature describes, as far as it says so."""
-    named = (spec.default for spec in signature.params or () if spec.name == PREDICT_METHOD)
-    return next(named, bundle.predict_method)
-
-
-def _warn_of_outputs(outputs: Any, predictions: Any) -> None:
-    if text := difference_of_outputs(outputs, predictions):
-        _logger.warning(
-            "The outputs of the given signature are not what the bundle predicts from its input example: %s. Leave the "
-            "signature out, and it is inferred.",
-            text,
-        )
-
-
-def _signature_told(model: Model, given: Any) -> str:
-    """What is to be said of the signature where there is no example."""
-    if model.signature is None or model.signature.inputs is None:
-        return "no signature of its input was inferred"
-    return (
-        "its signature is the one that was given"
-        if given
-        else "its signature is the one it was saved with before"
-    )
+def _write_steps(
+    bundle: Bundle, root: Path, code_paths: list[str] | None, allow_pickle: bool, run: ExampleRun | None
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Write the steps, or the file of code that makes them; their entries in MLmodel, and that of the file."""
+    if bundle._source is not None:
+        source = write_source(bundle._source, root, allow_pickle)
+        return directory.steps_of_source(bundle, source), source
+    made = None if run is None else partial(rehearsal.model_input, bundle, run)
+    return directory.write_steps(bundle, root, code_paths, allow_pickle, made), None
 
 
 def _rehearse(root: Path, run: ExampleRun | None, check_example: bool, infers: bool) -> list[str]:
@@ -364,6 +310,21 @@ def _rehearse(root: Path, run: ExampleRun | None, check_example: bool, infers: b
     if compared is None and not infers:
         return []
     return rehearsal.rehearse(root, compared)
+
+
+def _write_environment(
+    root: Path,
+    conda_env: dict[str, Any] | str | None,
+    inferred: list[str] | None,
+    given: list[str] | str | None,
+    extra: list[str] | str | None,
+) -> None:
+    """Write the files that describe the environment, from a conda environment or from requirements."""
+    if conda_env is None:
+        files = _process_pip_requirements(inferred, given, extra)
+    else:
+        files = _process_conda_env(conda_env)
+    directory.write_environment(root, *files)
 
 
 def _write_profile(bundle: Bundle, reference_data: Any, signature: Any, root: Path) -> dict[str, Any] | None:

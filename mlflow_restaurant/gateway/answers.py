@@ -13,7 +13,7 @@ from mlflow_restaurant.gateway.upstream import ORIGIN, Answer, Headers
 
 JSON_TYPE = b"application/json"
 MODEL_EXITED = b"ModelExited"
-"""In the stack trace of an answer whose model ended its replica (`ModelExited` of `replica.app`)."""
+"""In the stack trace of an answer whose model ended its replica (`ModelExited` of `replica.model_guard`)."""
 MAX_LOGGED = 2000
 """Bytes of an error that has no stack trace which go to the log: MLflow may quote the whole input."""
 UNEXPLAINED = (

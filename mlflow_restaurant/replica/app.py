@@ -9,32 +9,39 @@ installed. So it imports the standard library at the top, and below only what ev
 
 import asyncio
 import contextlib
-import contextvars
-import functools
 import json
 import logging
 import os
 import socket
 import sys
-import threading
-import time
 import traceback
 from pathlib import Path
 
 if __package__:
     from mlflow_restaurant.process import lease
     from mlflow_restaurant.replica import own_steps
-else:  # run by its path, outside the package
+    from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER, Guard, limit_threads
+    from mlflow_restaurant.replica.traces import TRACES
+else:  # run by its path, outside the package; a model's own modules may have the same names
     import own_steps  # type: ignore[no-redef,import-not-found,unused-ignore]
+    from model_guard import (  # type: ignore[no-redef,import-not-found,unused-ignore]
+        IN_TURN,
+        TURN_HEADER,
+        Guard,
+        limit_threads,
+    )
+    from traces import TRACES  # type: ignore[no-redef,import-not-found,unused-ignore]
 
     sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process")
     import lease  # type: ignore[no-redef,import-not-found,unused-ignore]
 
     del sys.path[0]
+    for name in ("own_steps", "model_guard", "traces", "lease"):
+        del sys.modules[name]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     Report = Callable[[dict[str, Any]], None]
@@ -43,20 +50,8 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 24 * 3600
 SHORTCUTS_VARIABLE = "RESTAURANT_SHORTCUTS"
 """``-C env.RESTAURANT_SHORTCUTS=off`` lets MLflow's application answer everything."""
-TURN_HEADER = b"x-restaurant-turn"
-"""Sent by gateways that merge requests: this prediction waits for others that came with it, from other gateways."""
-TURN_WAIT_S = 1.0
-"""How long a prediction waits for its turn: a gateway must not take a replica for one that hangs because of another's call."""
 EXIT_LOAD_FAILED = 3
 EXIT_MODEL_EXITED = 4
-
-
-class ModelExited(RuntimeError):
-    """The model tried to end the process, for instance with ``sys.exit``."""
-
-
-IN_TURN: "contextvars.ContextVar[bool]" = contextvars.ContextVar("in_turn", default=False)
-"""Whether the request at hand is to be predicted one after another with its like."""
 
 
 class Server:
@@ -159,53 +154,6 @@ def load_model(path: str, model_config: "dict[str, Any] | None") -> "Any":
     return pyfunc.load_model(path, model_config=model_config) if model_config else pyfunc.load_model(path)
 
 
-class Guard:
-    """Stands around the model: one prediction at a time where `IN_TURN` says so, and no exit of the process.
-
-    ``SystemExit`` and its like become an error of this request, and are reported to `on_exit`: MLflow's server would
-    answer nothing from then on, while its ``/ping`` still says 200.
-    """
-
-    def __init__(self, threads: "int | None") -> None:
-        self.threads = threads
-        self.limited = threading.local()
-        self.turn = threading.Lock()
-        self.on_exit: Callable[[BaseException], None] = lambda e: None
-
-    def guard(self, caller: "Any") -> None:
-        """Guard all that goes through ``caller.predict``."""
-        predict = caller.predict
-
-        @functools.wraps(predict)
-        def guarded(*args: "Any", **kwargs: "Any") -> "Any":
-            if not hasattr(self.limited, "here"):  # OpenMP keeps its limit by thread
-                self.limited.here = True
-                limit_threads(self.threads)
-            try:
-                with self._its_turn():
-                    return predict(*args, **kwargs)
-            except Exception as e:
-                print_step_error(e.__cause__)
-                raise
-            except BaseException as e:
-                self.on_exit(e)
-                raise ModelExited(f"the model raised {type(e).__name__}") from e
-
-        caller.predict = guarded
-
-    @contextlib.contextmanager
-    def _its_turn(self) -> "Iterator[None]":
-        """Let a request predict beside no other of its like, unless that takes long; asked for once a request."""
-        waited = IN_TURN.get()
-        IN_TURN.set(False)
-        mine = waited and self.turn.acquire(timeout=TURN_WAIT_S)
-        try:
-            yield
-        finally:
-            if mine:
-                self.turn.release()
-
-
 def with_shortcuts(app: "Any", model: "Any", guard: Guard) -> "Any":
     """Put the shortcuts in front of MLflow's application, where there are any for this model."""
     if not __package__ or os.environ.get(SHORTCUTS_VARIABLE) == "off":
@@ -219,51 +167,6 @@ def with_shortcuts(app: "Any", model: "Any", guard: Guard) -> "Any":
         return app
     guard.guard(shortcuts)
     return serving.Scoring(app, shortcuts)
-
-
-class Traces:
-    """Prints the stack traces of requests, so many in each window of time: whoever causes errors must not fill the log.
-
-    Args:
-        most: in one window.
-        window_s: length of a window, in seconds.
-    """
-
-    def __init__(self, most: int, window_s: float) -> None:
-        self.most, self.window_s = most, window_s
-        self.ends, self.printed, self.left_out = 0.0, 0, 0
-        self.lock = threading.Lock()
-
-    def admit(self, now: "float | None" = None) -> bool:
-        """Tell whether one more may be printed; says first how many were left out, once they may be again."""
-        now = time.monotonic() if now is None else now
-        with self.lock:
-            if now >= self.ends:
-                left_out, self.ends, self.printed, self.left_out = self.left_out, now + self.window_s, 0, 0
-                if left_out:
-                    self._say(f"{left_out} stack traces were left out here: they came too fast")
-            self.printed += 1
-            self.left_out += self.printed > self.most
-            return self.printed <= self.most
-
-    def print(self, error: BaseException) -> None:
-        """Print the stack trace of an error, unless there were too many."""
-        if self.admit():
-            self._say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
-
-    def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the disk may be full
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
-
-
-TRACES = Traces(100, 60)
-
-
-def print_step_error(error: "BaseException | None") -> None:
-    """Print the stack trace of a failed step of a bundle: MLflow's server drops it, for it is told in a sentence."""
-    if error is not None and type(error).__name__ == "StepError":
-        TRACES.print(error)
 
 
 def with_headers_of_gateway(app: "Any") -> "Any":
@@ -311,17 +214,6 @@ def mend_fastapi() -> None:
         return add
 
     FastAPI.route = route  # type: ignore[attr-defined,unused-ignore]
-
-
-def limit_threads(threads: "int | None") -> None:
-    """Limit the thread pools of BLAS and OpenMP libraries, where threadpoolctl is installed."""
-    if threads is None:
-        return
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return
-    threadpool_limits(limits=threads)
 
 
 def bind(path: str) -> socket.socket:

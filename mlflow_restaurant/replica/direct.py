@@ -20,7 +20,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mlflow_restaurant.process.protocol import AT_ONCE, STATUS_LINES
-from mlflow_restaurant.replica.app import IN_TURN, TRACES, TURN_HEADER
+from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER
+from mlflow_restaurant.replica.traces import TRACES
 
 READ_SIZE = 1 << 18
 PAUSE_S = 0.1

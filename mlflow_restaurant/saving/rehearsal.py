@@ -27,19 +27,15 @@ from mlflow.models import ModelSignature
 from mlflow.models.signature import _infer_signature_from_input_example
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import _validate_prediction_input
-from mlflow.types import ParamSchema, ParamSpec
-from mlflow.types.utils import _infer_param_schema
 
 from mlflow_restaurant.bundle import Bundle
-from mlflow_restaurant.bundle.calling import params_of_pyfunc
-from mlflow_restaurant.bundle.models import PREDICT_METHOD, THRESHOLD
 from mlflow_restaurant.comparing import as_json, difference
 from mlflow_restaurant.saving import fresh
+from mlflow_restaurant.saving.signature import completed
 
 __all__ = [
     "ExampleRun",
     "model_input",
-    "param_schema",
     "rehearse",
     "run_example",
 ]
@@ -181,44 +177,6 @@ def model_input(bundle: Bundle, run: ExampleRun) -> Any:
     data, params = deepcopy(run.seen)
     before = [step for step in bundle.steps if step.role == "preprocess"]
     return reduce(lambda value, step: step.call(value, {**bundle.params, **(params or {})}), before, data)
-
-
-def param_schema(bundle: Bundle, example_params: dict[str, Any] | None) -> Any:
-    """Types and defaults of every param a request can give; None if there are none.
-
-    Raises:
-        MlflowException: the default of a param has a type that a signature cannot hold.
-    """
-    defaults = {**(example_params or {}), **bundle.params}
-    declared = _declared(bundle)
-    specs = [_param_spec(name, default, declared.get(name)) for name, default in defaults.items()]
-    return ParamSchema(specs) if specs else None
-
-
-def _declared(bundle: Bundle) -> dict[str, ParamSpec]:
-    """Params that the bundle's model, a pyfunc, declares itself."""
-    if not params_of_pyfunc(bundle.model):
-        return {}
-    return {spec.name: spec for spec in bundle.model.metadata.get_params_schema()}
-
-
-def _param_spec(name: str, default: Any, declared: ParamSpec | None) -> ParamSpec:
-    if declared is None:
-        return _infer_param_schema({name: default}).params[0]
-    return ParamSpec(name, declared.dtype, default, declared.shape)
-
-
-def completed(given: Any, bundle: Bundle) -> Any:
-    """A given schema of params, and those of the bundle that it does not name; its method and threshold are the bundle's."""
-    own = param_schema(bundle, None)
-    if given is None or own is None:
-        return own if given is None else given
-    defaults = {spec.name: spec for spec in own}
-    specs = {spec.name: spec for spec in given}
-    chosen = {name: defaults[name] for name in (PREDICT_METHOD, THRESHOLD) if name in defaults}
-    return ParamSchema(
-        list({**specs, **chosen, **{n: s for n, s in defaults.items() if n not in specs}}.values())
-    )
 
 
 def rehearse(root: Path, run: ExampleRun | None) -> list[str]:

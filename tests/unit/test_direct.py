@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlflow_restaurant.replica import app, direct
+from mlflow_restaurant.replica.model_guard import IN_TURN
 
 TIMEOUT_S = 30
 LAST = contextvars.ContextVar("LAST", default=b"none")
@@ -39,7 +40,7 @@ class Echo:
             self.before.set()
             assert self.go_on.wait(TIMEOUT_S)
         if body == b"turn":
-            return 200, str(app.IN_TURN.get()).encode()
+            return 200, str(IN_TURN.get()).encode()
         if body == b"context":
             seen = LAST.get()
             LAST.set(b"mine")

@@ -208,7 +208,13 @@ def test_importing_errors_is_light() -> None:
 
 
 def test_what_runs_in_environments_without_this_package_imports_none_of_it_at_the_top() -> None:
-    for module in ("replica.app", "replica.own_steps", "process.lease"):
+    for module in (
+        "replica.app",
+        "replica.own_steps",
+        "replica.model_guard",
+        "replica.traces",
+        "process.lease",
+    ):
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
         names = {
             name.partition(".")[0]

@@ -16,126 +16,10 @@ from typing import Any
 import pytest
 from mlflow.types import DataType
 
-from mlflow_restaurant.config import DeploymentConfig
-from mlflow_restaurant.control import cores as sharing
-from mlflow_restaurant.gateway.answers import MODEL_EXITED
 from mlflow_restaurant.replica import app, fast, serving, trial
+from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER, Guard
 
 BODY = json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1.5]]}}).encode()
-
-
-class Model:
-    """Answers with what `predict` is told to do."""
-
-    def __init__(self, act: Any) -> None:
-        self.act = act
-
-    def predict(self) -> Any:
-        return self.act()
-
-
-# -- stack traces ------------------------------------------------------------------------------------------------------
-
-
-def test_stack_traces_are_printed_so_many_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
-    traces = app.Traces(2, 60)
-    assert [traces.admit(now) for now in (1, 2, 3, 4, 60)] == [True, True, False, False, False]
-    assert capsys.readouterr().err == ""
-    assert traces.admit(61)
-    assert capsys.readouterr().err == "3 stack traces were left out here: they came too fast\n"
-    assert [traces.admit(now) for now in (62, 63)] == [True, False]
-
-
-def test_a_stack_trace_says_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
-    def failing() -> None:
-        raise ValueError("no") from KeyError("cause")
-
-    traces = app.Traces(1, 60)
-    for _ in range(2):
-        try:
-            failing()
-        except ValueError as e:
-            traces.print(e)
-    said = capsys.readouterr().err
-    assert said.count("in failing") == said.count("ValueError: no\n") == said.count("KeyError: 'cause'") == 1
-
-
-# -- the guard -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_a_model_that_tries_to_end_the_process_fails_and_is_reported(error: BaseException) -> None:
-    def act() -> None:
-        raise error
-
-    model = Model(act)
-    reported: list[BaseException] = []
-    guard = app.Guard(None)
-    guard.on_exit = reported.append
-    guard.guard(model)
-
-    assert app.ModelExited.__name__.encode() == MODEL_EXITED  # what gateways look for
-    with pytest.raises(app.ModelExited, match=type(error).__name__):
-        model.predict()
-    assert reported == [error]
-
-
-@pytest.mark.parametrize(("in_turn", "most"), [(True, 1), (False, 2)])
-def test_predictions_whose_turn_it_is_are_made_one_at_a_time(in_turn: bool, most: int) -> None:
-    running, seen, both = [0], [0], threading.Barrier(2)
-
-    def act() -> None:
-        running[0] += 1
-        seen[0] = max(seen[0], running[0])
-        with contextlib.suppress(threading.BrokenBarrierError):  # nobody else comes where it is one at a time
-            both.wait(0.2 if in_turn else 30)
-        running[0] -= 1
-
-    model = Model(act)
-    guard = app.Guard(None)
-    guard.guard(model)
-    outer = Model(model.predict)  # as a shortcut, within which the model predicts
-    guard.guard(outer)
-
-    def predict() -> None:
-        app.IN_TURN.set(in_turn)
-        outer.predict()
-
-    threads = [threading.Thread(target=predict) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [most]
-
-
-def test_one_that_takes_long_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "TURN_WAIT_S", 0.05)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def act() -> str:
-        if threading.current_thread().name == "long":
-            begun.set()
-            assert go_on.wait(30)
-        return "done"
-
-    model = Model(act)
-    guard = app.Guard(None)
-    guard.guard(model)
-    outer = Model(model.predict)
-    guard.guard(outer)
-
-    def predict() -> str:
-        app.IN_TURN.set(True)
-        return str(outer.predict())
-
-    long = threading.Thread(target=predict, name="long")
-    long.start()
-    assert begun.wait(30)
-    assert contextvars.copy_context().run(predict) == "done"
-    go_on.set()
-    long.join()
-    assert not guard.turn.locked()
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -143,68 +27,18 @@ def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
     seen: list[bool] = []
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(app.IN_TURN.get())
+        seen.append(IN_TURN.get())
 
     def wsgi(environ: Any, start_response: Any) -> list[bytes]:
-        seen.append(app.IN_TURN.get())
+        seen.append(IN_TURN.get())
         return []
 
-    headers = [(app.TURN_HEADER, b"1")] if sent else [(b"x-other", b"1")]
+    headers = [(TURN_HEADER, b"1")] if sent else [(b"x-other", b"1")]
     asyncio.run(app.with_headers_of_gateway(asgi)({"headers": headers}, None, None))
     environ = {"HTTP_X_RESTAURANT_TURN": "1"} if sent else {}
     contextvars.copy_context().run(app.with_turn(wsgi), environ, None)
 
     assert seen == [sent, sent]
-
-
-def test_an_ordinary_error_passes() -> None:
-    def act() -> None:
-        raise ValueError("no")
-
-    model = Model(act)
-    app.Guard(None).guard(model)
-
-    with pytest.raises(ValueError, match="no"):
-        model.predict()
-
-
-def test_each_thread_that_predicts_limits_numerical_libraries() -> None:
-    import sklearn.utils._openmp_helpers  # noqa: F401  (loads OpenMP)
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    def threads() -> set[tuple[str, int]]:
-        return {(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()}
-
-    found = []
-    with threadpool_limits(limits=None):
-        model = Model(lambda: found.append(threads()))
-        app.Guard(1).guard(model)
-        for _ in range(2):
-            thread = threading.Thread(target=model.predict)
-            thread.start()
-            thread.join()
-
-    assert {("blas", 1), ("openmp", 1)} <= found[0]
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "cores", "threads"),
-    [
-        ({}, 8, 7),
-        ({}, 1, 1),
-        ({"replicas": 3}, 8, 2),
-        ({"replicas": 16}, 8, 1),
-        ({"replicas": 4, "threads": "3"}, 8, 3),
-        ({"env.OMP_NUM_THREADS": "2"}, 8, None),
-        ({"env.OMP_NUM_THREADS": "2", "threads": 5}, 8, 5),
-    ],
-)
-def test_replicas_share_out_the_cores(
-    options: dict[str, Any], cores: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sharing, "_cores", lambda: cores)
-    assert sharing.threads_of(DeploymentConfig.from_options(options)) == threads
 
 
 # -- shortcuts in front of MLflow's application ----------------------------------------------------------------------
@@ -217,20 +51,20 @@ async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
 
 def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = trial.recorded({"a": DataType.double})
-    assert isinstance(app.with_shortcuts(elsewhere, model, app.Guard(None)), serving.Scoring)
+    assert isinstance(app.with_shortcuts(elsewhere, model, Guard(None)), serving.Scoring)
 
     monkeypatch.setenv(app.SHORTCUTS_VARIABLE, "off")
-    assert app.with_shortcuts(elsewhere, model, app.Guard(None)) is elsewhere
+    assert app.with_shortcuts(elsewhere, model, Guard(None)) is elsewhere
 
 
 def test_a_model_without_any_is_mlflows_alone() -> None:
     model, _ = trial.recorded({"a": DataType.datetime})
-    assert app.with_shortcuts(elsewhere, model, app.Guard(None)) is elsewhere
+    assert app.with_shortcuts(elsewhere, model, Guard(None)) is elsewhere
 
 
 def test_what_goes_through_them_is_guarded() -> None:
     model, _ = trial.recorded({"a": DataType.double})
-    guard = app.Guard(None)
+    guard = Guard(None)
     reported: list[BaseException] = []
     guard.on_exit = reported.append
     scoring = app.with_shortcuts(elsewhere, model, guard)

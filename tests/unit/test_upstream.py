@@ -22,7 +22,7 @@ from mlflow_restaurant.gateway.upstream import (
     Message,
     Upstream,
 )
-from mlflow_restaurant.replica.app import TURN_HEADER
+from mlflow_restaurant.replica.model_guard import TURN_HEADER
 
 LONG_S = 10.0
 POST = Message("POST", "/invocations", [(b"content-type", b"application/json")], b"{}")
