@@ -17,6 +17,7 @@ from mlflow_restaurant.control.requests import (
     refuse_beside_rollback,
     refuse_other_input,
 )
+from mlflow_restaurant.control.rollback import brought_back, earlier_revision
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.views import Views
 from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
@@ -24,11 +25,12 @@ from mlflow_restaurant.errors import (
     AlreadyExists,
     Cancelled,
     Conflict,
-    DoesNotExist,
     HomeError,
     InvalidRequest,
 )
 from mlflow_restaurant.states import RevisionState
+
+ABORTED = "it was aborted"
 
 
 class Commands:
@@ -134,24 +136,11 @@ class Commands:
         await self._turn(name, change, progress)
         deployment = self.views.deployment(name, None)
         revisions = self.controller.world.revisions[name]
-        old = self._earlier(deployment, change.revision)
+        old = earlier_revision(
+            name, revisions, deployment.serving, self.controller.world.kept(name), change.revision
+        )
         with self._operation(name):
-            revision = old.model_copy(
-                update={
-                    "number": max(revisions) + 1,
-                    "state": RevisionState.PENDING,
-                    "message": f"as revision {old.number}",
-                    "batching": None,
-                    "actor": request.get("actor") or "",
-                    "reason": change.reason,
-                    "created_at": utcnow(),
-                    "served_at": None,
-                    "ended_at": None,
-                    "trial": None,
-                    "at_once": True,
-                    "joins": None,
-                }
-            )
+            revision = brought_back(old, max(revisions) + 1, request.get("actor") or "", change.reason)
             deployment = deployment.model_copy(update={"updated_at": utcnow()})
             await self.controller.roll_out(deployment, revision, progress)
         return self.views.get(name)
@@ -182,17 +171,15 @@ class Commands:
         rollout = self._rollout(name)
         progress(f"giving up revision {rollout.target}")
         self._note("abort", f"revision {rollout.target} is given up", name, rollout.target, actor)
-        rollout.stopped = "it was aborted"
+        rollout.stopped = ABORTED
         self.controller.wake.set()
         await rollout.ended.wait()
         if rollout.error is None:
             raise Conflict(
                 f"Revision {rollout.target} of deployment '{name}' serves already; roll back instead."
             )
-        if isinstance(
-            rollout.error, Cancelled
-        ):  # by something else: the server goes down, or the deployment went
-            raise rollout.error
+        if isinstance(rollout.error, Cancelled) or rollout.stopped != ABORTED:
+            raise rollout.error  # the server goes down, or the deployment is deleted
         if name not in self.controller.world.deployments:
             return {}
         self.controller.outcomes.check_recorded(name)
@@ -248,37 +235,6 @@ class Commands:
         """Return the revision that serves, or the newest where none does."""
         revisions = self.controller.world.revisions[deployment.name]
         return revisions[deployment.serving or max(revisions)]
-
-    def _earlier(self, deployment: Deployment, number: int | None) -> Revision:
-        """Return the revision to go back to."""
-        name, world = deployment.name, self.controller.world
-        revisions, kept = world.revisions[name], world.kept(name)
-        if number is None:
-            served = [
-                r for r in revisions.values() if r.state is RevisionState.SUPERSEDED and r.number in kept
-            ]
-            if not served:
-                raise Conflict(
-                    f"Deployment '{name}' has no earlier revision that served and whose model is kept (keep_revisions)."
-                )
-            return max(served, key=lambda r: r.number)
-        if number not in revisions:
-            raise DoesNotExist(
-                f"Deployment '{name}' has no revision {number}; see 'mlflow-restaurant history {name}'."
-            )
-        if number == deployment.serving:
-            raise Conflict(f"Revision {number} of deployment '{name}' serves already.")
-        if revisions[number].state is not RevisionState.SUPERSEDED:
-            raise Conflict(
-                f"Revision {number} of deployment '{name}' never served, so there is nothing to go back to;"
-                f" see 'mlflow-restaurant history {name}'."
-            )
-        if number not in kept:
-            raise Conflict(
-                f"The model of revision {number} of deployment '{name}' is not kept any more (keep_revisions);"
-                " deploy its model URI with an update instead."
-            )
-        return revisions[number]
 
     async def _overtake(self, name: str) -> None:
         """Give up what is under way for a deployment; a deletion is waited for."""

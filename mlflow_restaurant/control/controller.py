@@ -27,29 +27,22 @@ from mlflow_restaurant.control.replicas import KIND as REPLICA
 from mlflow_restaurant.control.replicas import Replica
 from mlflow_restaurant.control.reports import TrialReports
 from mlflow_restaurant.control.rollout import Rollout
+from mlflow_restaurant.control.routes import Routes
 from mlflow_restaurant.control.scaler import Scaler
 from mlflow_restaurant.control.scaling import Scale, within_limits
 from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.control.world import World
-from mlflow_restaurant.entities import (
-    Deployment,
-    ReplicaRoute,
-    Revision,
-    RouteTable,
-)
-from mlflow_restaurant.errors import Cancelled, HomeError, RestaurantError
+from mlflow_restaurant.entities import Deployment, Revision
+from mlflow_restaurant.errors import Cancelled, RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process.launcher import Launcher
 from mlflow_restaurant.process.memory import private_mb
 from mlflow_restaurant.process.records import ProcessRecord, read_records, remove_record
 from mlflow_restaurant.process.watch import end_process
-from mlflow_restaurant.states import (
-    RevisionState,
-)
+from mlflow_restaurant.states import RevisionState
 
 PUSH_RETRY_S = 0.2
 PROBE_TIMEOUT_S = 5.0
-TELL_TIMEOUT_S = 10.0
 WEIGH_S = 1.0
 """Time between two looks at the memory of replicas that have a limit."""
 
@@ -69,10 +62,7 @@ class Controller:
         self.events = EventLog(home, store, settings)
         self.reports = TrialReports(self.jobs, store, self.world, self.events)
         self.gateways = GatewayFleet(home, settings, self.wake.set, partial(self.events.note, "gateway"))
-        self.table = RouteTable(version=0)
-        self.published = False
-        self.serving = asyncio.Event()
-        self.untold: list[asyncio.Future[None]] = []
+        self.routes = Routes(self)
         self.outcomes = Outcomes(self)
         self.departures = Departures(self)
         self.scaler = Scaler(self, self.gateways.activity, settings.max_total_memory_mb)
@@ -115,28 +105,14 @@ class Controller:
                     if replica.takes_requests():
                         replica.weighed(used, time.monotonic())
 
-    async def wait_until_serving(self, timeout_s: float) -> None:
-        """Wait until every gateway has a route table, and so answers callers.
-
-        Raises:
-            HomeError: that does not come within `timeout_s` seconds.
-        """
-        try:
-            await asyncio.wait_for(self.serving.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            raise HomeError(
-                f"No gateway was ready within {timeout_s:g} s; see {self.home.server_log}."
-            ) from None
-
     async def stop(self) -> None:
         """Stop the gateways, then every replica."""
         self.ended = True
         self.wake.set()
         for rollout in self.rollouts.values():
+            goes = "goes back from" if rollout.undone else "goes on with"
             rollout.finish(
-                Cancelled(
-                    f"The server is going down; it goes on with revision {rollout.target} at the next 'up'."
-                )
+                Cancelled(f"The server is going down; it {goes} revision {rollout.target} at the next 'up'.")
             )
         self.outcomes.stop()
         await self.gateways.stop()
@@ -144,7 +120,7 @@ class Controller:
         await asyncio.gather(*(replica.stop() for replica in self.replicas.values()), return_exceptions=True)
 
     def _pause(self) -> float | None:
-        if not self.published:
+        if not self.routes.published:
             return PUSH_RETRY_S
         deadline = planner.next_deadline(r.seen() for r in self.replicas.values())
         return None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -191,17 +167,9 @@ class Controller:
         for action in planner.plan(self.wanted(), seen, time.monotonic()):
             if self._still_applies(action):
                 await self._act(action)
-        told, self.untold = self.untold, []
-        await self.publish()
-        if not self.published:
-            self.untold += told
-            return
-        for future in told:
-            if not future.done():
-                future.set_result(None)
-        self.serving.set()
-        self.departures.stop_drained()
-        self.departures.end_recycled()
+        if await self.routes.tell():
+            self.departures.stop_drained()
+            self.departures.end_recycled()
 
     def _still_applies(self, action: planner.Action) -> bool:
         """Tell whether what the action is about is still there: a command may have come in between."""
@@ -327,7 +295,7 @@ class Controller:
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError:
-            rollout.stopped = "it was given up"
+            rollout.stopped = rollout.stopped or "it was given up"
             self.wake.set()
             await asyncio.wait([done])  # until nothing of it is left
             done.exception()
@@ -338,45 +306,7 @@ class Controller:
         for replica in list(self.replicas.values()):
             replica.suspect(key, reason)
 
-    async def gateways_told(self) -> None:
-        """Wait until every gateway routes by what is wanted now; give up after a while, it will come."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.untold.append(future)
-        self.wake.set()
-        await asyncio.wait([future], timeout=TELL_TIMEOUT_S)
-
     async def replicas_gone(self, name: str) -> None:
         """Wait until the replicas that a deployment has now are gone."""
         mine = [r for r in self.replicas.values() if r.revision.deployment == name]
         await asyncio.gather(*(replica.gone.wait() for replica in mine))
-
-    # -- routes
-
-    async def publish(self) -> None:
-        """Tell the gateways of what is to be routed now."""
-        self._retable()
-        self.published = await self.gateways.publish(self.table)
-        if self.gateways.newest > self.table.version:
-            self._retable()
-            self.published = await self.gateways.publish(self.table)
-
-    def _retable(self) -> None:
-        running: dict[tuple[str, int], list[ReplicaRoute]] = {}
-        for replica in self.replicas.values():
-            if replica.takes_requests():
-                key = (replica.revision.deployment, replica.revision.number)
-                running.setdefault(key, []).append(replica.route())
-        for name, rollout in self.rollouts.items():
-            if rollout.gradual and running.get((name, rollout.target)):
-                self.outcomes.with_batching(name, rollout.target)
-        deployments = self.world.deployment_routes(running, self.rollouts, self.scaler.is_asleep)
-        endpoints = self.world.endpoint_routes(deployments)
-        newest = max(self.table.version, self.gateways.newest)
-        if (deployments, endpoints) != (
-            self.table.deployments,
-            self.table.endpoints,
-        ) or newest != self.table.version:
-            # Later than every table of an earlier controller, too: a gateway that was adopted ignores older ones. By the
-            # clock that is so at once; where the clock was set back, once the gateway has said which it has.
-            version = max(newest + 1, time.time_ns() // 1_000_000)
-            self.table = RouteTable(version=version, deployments=deployments, endpoints=endpoints)

@@ -49,7 +49,7 @@ class EndpointCommands:
             if deployment.endpoint == name:
                 world.deployments[deployment.name] = deployment.model_copy(update={"endpoint": None})
         self.controller.events.note("endpoint", "deleted", endpoint=name, actor=actor)
-        await self.controller.gateways_told()
+        await self.controller.routes.told()
 
     def leave(self, deployment: Deployment) -> None:
         endpoint = self.controller.world.endpoints.get(deployment.endpoint or "")
@@ -81,5 +81,5 @@ class EndpointCommands:
         """Note what became of an endpoint, and wait until the gateways know."""
         text = endpoint_text(endpoint, what)
         self.controller.events.note("endpoint", text, endpoint=endpoint.name, actor=actor)
-        await self.controller.gateways_told()
+        await self.controller.routes.told()
         return self.views.get_endpoint(endpoint.name)

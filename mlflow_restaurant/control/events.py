@@ -21,7 +21,7 @@ from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.entities import Endpoint, Event, Revision, traffic_text, utcnow
 from mlflow_restaurant.errors import HomeError
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.launcher import open_log
+from mlflow_restaurant.process.child import open_log
 
 BURST = 20
 """Events of one kind of one deployment that are written one by one in each window."""

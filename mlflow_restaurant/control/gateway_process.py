@@ -13,8 +13,9 @@ from typing import Any
 import aiohttp
 
 from mlflow_restaurant.home import Home
-from mlflow_restaurant.process.launcher import Child, SpawnLauncher
+from mlflow_restaurant.process.child import Child
 from mlflow_restaurant.process.records import record_path
+from mlflow_restaurant.process.spawn_launcher import SpawnLauncher
 
 CALL_TIMEOUT_S = 5.0
 GRACE_S = 5.0

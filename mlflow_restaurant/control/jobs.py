@@ -15,15 +15,12 @@ from mlflow_restaurant import errors
 from mlflow_restaurant.entities import ModelArtifact, Revision
 from mlflow_restaurant.errors import DeployFailed, RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.child import Child
 from mlflow_restaurant.process.faults import fault_point
-from mlflow_restaurant.process.launcher import (
-    Child,
-    ForkLauncher,
-    Launcher,
-    SpawnLauncher,
-    needs_fresh_process,
-)
+from mlflow_restaurant.process.fork_launcher import ForkLauncher
+from mlflow_restaurant.process.launcher import Launcher, needs_fresh_process
 from mlflow_restaurant.process.records import record_path, remove_record, write_record
+from mlflow_restaurant.process.spawn_launcher import SpawnLauncher
 
 Progress = Callable[[str], None]
 CACHED = re.compile(r"[0-9a-f]{32}|\.tmp-[0-9a-f]{32}")

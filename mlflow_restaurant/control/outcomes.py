@@ -79,7 +79,7 @@ class Outcomes:
         self._take_over(deployment, revision, old.serving, endpoint)
         controller.scaler.carry_over(name, revision.config, rollout.replicas)
         fault_point("promotion: before the gateways know")
-        await controller.publish()
+        await controller.routes.publish()
         rollout.finish(None)
 
     def _serving(self, pending: Revision, rollout: Rollout) -> Revision:
@@ -119,7 +119,7 @@ class Outcomes:
 
     def _answers(self, revision: Revision) -> list[bytes]:
         """Return what the replicas of a revision answered to its input example."""
-        return [answer for replica in self._replicas_of(revision) for answer in replica.answers]
+        return [answer for replica in self._replicas_of(revision) for answer in replica.example.answers]
 
     def with_batching(self, name: str, number: int) -> Revision:
         """Decide whether the requests of a revision are merged, before it gets the first."""
@@ -130,7 +130,7 @@ class Outcomes:
         return revision
 
     def _decide_batching(self, revision: Revision) -> BatchDecision:
-        found = [replica.disagreement for replica in self._replicas_of(revision)]
+        found = [replica.example.disagreement for replica in self._replicas_of(revision)]
         disagrees = next(filter(None, found), "" if "" in found else None)
         steps = [replica.own_step for replica in self._replicas_of(revision)]
         own_step = next(filter(None, steps), "" if "" in steps else None)

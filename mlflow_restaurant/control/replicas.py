@@ -14,31 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlflow_restaurant.control.artifacts import EXAMPLE_FILE
-from mlflow_restaurant.control.batching import (
-    EQUAL_ROWS,
-    ONE_ROW,
-    ROWS_COMPARED,
-    disagreement,
-    needs_comparison,
-)
 from mlflow_restaurant.control.cores import threads_of
 from mlflow_restaurant.control.events import EventLog, append_log
-from mlflow_restaurant.control.golden import strays
+from mlflow_restaurant.control.example import Example
 from mlflow_restaurant.control.planner import (
     FATAL_AFTER_QUICK_DEATHS,
     Death,
     Seen,
     after_death,
 )
-from mlflow_restaurant.control.replica_client import call_replica, error_message
 from mlflow_restaurant.control.weight import Weight
 from mlflow_restaurant.entities import ReplicaRoute, Revision
 from mlflow_restaurant.errors import RestaurantError
-from mlflow_restaurant.gateway.scoring import predictions_of, rows_of
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.child import Child
 from mlflow_restaurant.process.faults import fault_point
-from mlflow_restaurant.process.launcher import Child, Launcher
+from mlflow_restaurant.process.launcher import Launcher
 from mlflow_restaurant.process.records import ProcessRecord, record_path, remove_record, write_record
 from mlflow_restaurant.process.watch import end_orphans, end_process, wait_for_exit
 from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
@@ -79,12 +70,10 @@ class Replica:
         self.error = ""
         self.suspicion = ""
         self.verify = False
-        self.disagreement: str | None = None
         self.own_step: str | None = None
         self.recycled = False
         self.weight = Weight(revision.config.max_memory_mb)
-        self.answers: list[bytes] = []
-        self.stray = ""
+        self.example = Example(home, revision, self._strays)
         self.task: asyncio.Task[None] | None = None
         self.started = time.monotonic()
         self.start_s: float | None = None
@@ -100,7 +89,7 @@ class Replica:
             self.retry_at,
             self.error,
             self.quick_deaths,
-            self.stray or self.weight.complaint,
+            self.example.stray or self.weight.complaint,
         )
 
     def public(self) -> dict[str, Any]:
@@ -260,76 +249,13 @@ class Replica:
         if "failed" in message:
             raise RestaurantError(f"the model did not load: {message['failed']}")
         self.own_step = message.get("own_step")
-        if self.revision.artifact.has_example and (self.verify or self.revision.golden is not None):
-            await self._score_example()
-
-    async def _score_example(self) -> None:
-        """Score the model's input example; for a revision that does not serve yet, it must score.
-
-        Raises:
-            RestaurantError: it does not.
-        """
-        body = self._example()
-        self.stray = ""
-        try:
-            answer = await self._score(body)
-        except RestaurantError as e:
-            if self.verify:
-                raise
-            self._strays(str(e))
-            return
-        self._compare_with_golden(answer)
         if self.verify:
-            await self._first_look(body, answer)
-
-    async def _look_at_golden(self) -> None:
-        """See whether one that was taken over still gives the golden answer; one that is too busy is left alone."""
-        if self.revision.golden is not None and self.revision.artifact.has_example:
-            with contextlib.suppress(RestaurantError, OSError):
-                self._compare_with_golden(await self._score(self._example()))
-
-    def _example(self) -> bytes:
-        return (self.home.models / self.revision.artifact.digest / EXAMPLE_FILE).read_bytes()
-
-    def _compare_with_golden(self, answer: bytes) -> None:
-        if self.revision.golden is not None and (where := strays(self.revision.golden, answer)):
-            self._strays(f"its answer to the model's input example is not the golden one any more: {where}")
-            self.changed()
-
-    def _strays(self, reason: str) -> None:
-        self.stray = reason
-        self._note("unhealthy", f"replica {self.id}: {reason}")
-
-    async def _first_look(self, body: bytes, answer: bytes) -> None:
-        """See whether the answer is the same again, and how rows score alone."""
-        self.answers = [answer, await self._score(body)]
-        if needs_comparison(self.revision.config.batching, self.revision.artifact.batch_facts):
-            self.disagreement = await self._compare_rows(body, answer)
-
-    async def _score(self, body: bytes) -> bytes:
-        status, answer = await call_replica(self.socket, "/invocations", body, self.revision.config.timeout_s)
-        if status != 200:
-            raise RestaurantError(f"the model does not score its own input example: {error_message(answer)}")
-        return answer
-
-    async def _compare_rows(self, example: bytes, answer: bytes) -> str:
-        """Say how the first rows of the input example score otherwise alone than together; empty if they don't."""
-        rows = rows_of(example)
-        if not rows:
-            return "the rows of its input example can't be told apart"
-        if len(rows) == 1:
-            return ONE_ROW
-        compared = rows[:ROWS_COMPARED]
-        if len(set(compared)) == 1:
-            return EQUAL_ROWS
-        try:
-            alone = [predictions_of(await self._score(row)) for row in compared]
-        except RestaurantError as e:
-            return f"a row of its input example alone fails: {e}"
-        return disagreement(predictions_of(answer), alone)
+            await self.example.must_score(self.socket)
+        else:
+            await self.example.scored_again(self.socket)
 
     async def _watch(self, record: ProcessRecord) -> None:
-        looking = asyncio.ensure_future(self._look_at_golden())
+        looking = asyncio.ensure_future(self.example.looked_at(self.socket))
         try:
             await wait_for_exit(record)
             end_orphans(record.pid)
@@ -339,6 +265,10 @@ class Replica:
             await asyncio.shield(end_process(record))
             self._forget_process()
         self._died(reason)
+
+    def _strays(self, reason: str) -> None:
+        self._note("unhealthy", f"replica {self.id}: {reason}")
+        self.changed()
 
     def _note(self, kind: str, message: str) -> None:
         self.events.note(kind, message, deployment=self.revision.deployment, revision=self.revision.number)

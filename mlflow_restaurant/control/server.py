@@ -24,9 +24,9 @@ from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process import faults, lease
+from mlflow_restaurant.process.fork_launcher import FORKSERVER_ID
 from mlflow_restaurant.process.forkserver import Report, quiet_environment, reporter
 from mlflow_restaurant.process.http import HttpServer, bind_unix
-from mlflow_restaurant.process.launcher import FORKSERVER_ID
 from mlflow_restaurant.process.records import (
     read_record,
     read_records,
@@ -84,7 +84,7 @@ async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | 
         keep_bounded(home, settings),
     )
     watching = [asyncio.ensure_future(work) for work in works]
-    await controller.wait_until_serving(START_TIMEOUT_S)
+    await controller.routes.wait_until_serving(START_TIMEOUT_S)
     ready({"ready": True, "url": commands.views.url()})
     events.note("server", f"the server runs (version {__version__}, process {os.getpid()})")
     await ended.wait()

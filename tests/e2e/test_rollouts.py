@@ -239,6 +239,39 @@ def test_a_first_revision_that_is_aborted_leaves_nothing(
     assert "new" not in names(client)
 
 
+@contextlib.contextmanager
+def going_back(home: Home, actor: Path) -> Iterator[tuple[Future[Any], Future[Any]]]:
+    """An abort that waits until replicas of the revision before have come back, and the update it gives up."""
+    client = get_deploy_client(f"restaurant:{home.path}")
+    slow = settings({"load_s": 2}, replicas="2")
+    url = client.create_deployment("a", str(actor), config=slow)["url"]
+    with Load(url, callers=2, action="name").running() as load, ThreadPoolExecutor(2) as pool:
+        update = pool.submit(client.update_deployment, "a", config=settings({"load_s": 2, "name": "second"}))
+        eventually(lambda: load.seen["2"], "one of two replicas is exchanged")
+        abort = pool.submit(ControlClient(home).abort, "a", print)
+        eventually(lambda: "going back" in client.get_deployment("a")["message"], "it goes back")
+        yield abort, update
+
+
+@pytest.mark.parametrize(
+    ("overtake", "told"),
+    [
+        (
+            lambda control: control.delete_deployment("a"),
+            "the deployment was deleted|a later one overtook it",
+        ),
+        (lambda control: control.down(), "goes back from revision 2 at the next 'up'"),
+    ],
+    ids=["deleted", "down"],
+)
+def test_an_abort_that_is_overtaken_says_by_what(home: Home, actor: Path, overtake: Any, told: str) -> None:
+    with going_back(home, actor) as waiting:
+        overtake(ControlClient(home))
+        for ended in waiting:
+            with pytest.raises((RestaurantError, MlflowException), match=told):
+                ended.result(60)
+
+
 def sending(url: str) -> list[Slow]:
     """Requests whose other half is still to come: small and large ones, with their length and in chunks."""
     return [Slow(url, *["x"] * rows, kind=kind) for rows in (1, 20_000) for kind in ("plain", "chunked") * 2]

@@ -22,6 +22,8 @@ import pytest
 
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process import forkserver
+from mlflow_restaurant.process.child import Child
+from mlflow_restaurant.process.fork_launcher import FORKSERVER_ID, ForkLauncher
 from mlflow_restaurant.process.forkserver import (
     JOBS,
     THREADS_SAFE_TO_FORK,
@@ -32,16 +34,10 @@ from mlflow_restaurant.process.forkserver import (
     reporter,
     unexpected_threads,
 )
-from mlflow_restaurant.process.launcher import (
-    FORKSERVER_ID,
-    Child,
-    ForkLauncher,
-    Launcher,
-    SpawnLauncher,
-    needs_fresh_process,
-)
+from mlflow_restaurant.process.launcher import Launcher, needs_fresh_process
 from mlflow_restaurant.process.lease import Lease
 from mlflow_restaurant.process.records import read_record
+from mlflow_restaurant.process.spawn_launcher import SpawnLauncher
 from mlflow_restaurant.process.watch import end_process
 
 PATIENCE_S = 120
@@ -345,7 +341,7 @@ class TestForked:
         site.run(test())
 
     def test_another_one_is_kept_warm_when_it_ends(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mlflow_restaurant.process.launcher.REWARM_S", 0.01)
+        monkeypatch.setattr("mlflow_restaurant.process.fork_launcher.REWARM_S", 0.01)
 
         async def test() -> None:
             keeping = asyncio.ensure_future(site.launcher.keep_warm())
@@ -364,8 +360,8 @@ class TestForked:
     def test_one_that_hangs_is_replaced_and_the_end_of_its_jobs_is_noticed(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mlflow_restaurant.process.launcher.FORK_WITHIN_S", 0.5)
-        monkeypatch.setattr("mlflow_restaurant.process.launcher.EXIT_TOLD_WITHIN_S", 0.1)
+        monkeypatch.setattr("mlflow_restaurant.process.fork_launcher.FORK_WITHIN_S", 0.5)
+        monkeypatch.setattr("mlflow_restaurant.process.fork_launcher.EXIT_TOLD_WITHIN_S", 0.1)
 
         async def test() -> None:
             with locked(site.home):
