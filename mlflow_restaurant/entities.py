@@ -52,11 +52,13 @@ class BatchDecision(Record):
 
     Attributes:
         own_code: whether the model may run functions of its author, see `BatchRoute`.
+        tells_requests_apart: see `BatchRoute`.
     """
 
     chosen: Literal["on", "off"]
     reason: str
     own_code: bool = True
+    tells_requests_apart: bool = False
 
 
 class ModelSignature(Record):
@@ -206,6 +208,8 @@ class BatchRoute(Record):
         tensor: type and inner shape (without the rows) of the signature's one tensor, where the input is that.
         own_code: whether the model may run functions of its author. What these return for a row may look otherwise beside
             a missing value than alone: pandas writes 9 as 9.0 there, and None as NaN.
+        tells_requests_apart: whether replicas that are told how many rows each request has take a missing text for what it
+            is in its own request, so that requests can be merged in whose texts others are missing.
     """
 
     max_rows: int
@@ -213,6 +217,7 @@ class BatchRoute(Record):
     columns: dict[str, str] | None = None
     tensor: tuple[str, tuple[int, ...]] | None = None
     own_code: bool = True
+    tells_requests_apart: bool = False
 
 
 class DeploymentRoute(Record):

@@ -68,7 +68,7 @@ def values(draw: st.DrawFn, kind: str, style: str) -> Any:
         return draw(odd)
     if style == "null" and kind in ("double", "float", "string"):
         return None
-    if style == "gaps" and kind in ("double", "float"):
+    if style == "gaps" and kind in ("double", "float", "string"):
         return draw(st.none() | good[kind])
     if style == "whole" and kind in ("double", "float"):
         return draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**54), 2**54))

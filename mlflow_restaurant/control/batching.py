@@ -129,6 +129,8 @@ def decide(
     facts: BatchFacts | None,
     disagrees: str | None,
     own_step: str | None = None,
+    *,
+    tells_requests_apart: bool = False,
 ) -> BatchDecision:
     """Decide whether requests are merged.
 
@@ -137,10 +139,13 @@ def decide(
         facts: what MLmodel says; None for a model that was fetched before this was looked at.
         disagrees: what `disagreement` found in its input example; None if there was none to compare.
         own_step: what in a model of scikit-learn is not scikit-learn's own work; empty if nothing; None: not known.
+        tells_requests_apart: see `BatchRoute`; what the replicas said.
     """
     chosen, reason = _decided(setting, facts, disagrees, own_step)
     own_code = facts is None or not facts.library or own_step != ""
-    return BatchDecision(chosen=chosen, reason=reason, own_code=own_code)
+    return BatchDecision(
+        chosen=chosen, reason=reason, own_code=own_code, tells_requests_apart=tells_requests_apart
+    )
 
 
 def _decided(

@@ -134,7 +134,11 @@ class Outcomes:
         disagrees = next(filter(None, found), "" if "" in found else None)
         steps = [replica.own_step for replica in self._replicas_of(revision)]
         own_step = next(filter(None, steps), "" if "" in steps else None)
-        return decide(revision.config.batching, revision.artifact.batch_facts, disagrees, own_step)
+        apart = {r.tells_requests_apart for r in self._replicas_of(revision)} - {None}
+        facts = revision.artifact.batch_facts
+        return decide(
+            revision.config.batching, facts, disagrees, own_step, tells_requests_apart=apart == {True}
+        )
 
     def end_batching(self, name: str, number: int, reason: str) -> None:
         """Merge the requests of a revision no more, in any gateway: one saw that it does not answer them as alone."""

@@ -71,6 +71,7 @@ class Replica:
         self.suspicion = ""
         self.verify = False
         self.own_step: str | None = None
+        self.tells_requests_apart: bool | None = None
         self.recycled = False
         self.weight = Weight(revision.config.max_memory_mb)
         self.example = Example(home, revision, self._strays)
@@ -249,6 +250,7 @@ class Replica:
         if "failed" in message:
             raise RestaurantError(f"the model did not load: {message['failed']}")
         self.own_step = message.get("own_step")
+        self.tells_requests_apart = bool(message.get("tells_requests_apart"))
         if self.verify:
             await self.example.must_score(self.socket)
         else:

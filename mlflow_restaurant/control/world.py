@@ -181,4 +181,5 @@ def _batch_route(revision: Revision) -> BatchRoute | None:
         columns=facts.columns,
         tensor=facts.tensor,
         own_code=revision.batching.own_code,
+        tells_requests_apart=revision.batching.tells_requests_apart,
     )

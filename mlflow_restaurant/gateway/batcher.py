@@ -314,7 +314,9 @@ class Batcher:
         if len(batch.calls) == 1:
             call = batch.calls[0]
             return Message("POST", call.path, call.headers, call.body, call.is_plain(), self.merges)
-        return Message("POST", PATH, MERGED_HEADERS, scoring.merge(parts), plain=True, in_turn=True)
+        counts = b",".join([b"%d" % part.count for part in parts]) if parts[0].kind.told_apart else b""
+        body = scoring.merge(parts)
+        return Message("POST", PATH, MERGED_HEADERS, body, plain=True, in_turn=True, counts=counts)
 
     def _is_forgotten(self) -> bool:
         """Tell whether the deployment is gone: what was counted of it was forgotten, and must not come back."""

@@ -42,12 +42,17 @@ MISSING = re.compile(rb"null|NaN")
 
 @dataclass(slots=True, eq=False)
 class Kind:
-    """What requests must have in common to be merged; there is one object for each."""
+    """What requests must have in common to be merged; there is one object for each.
+
+    Attributes:
+        told_apart: whether the replica is to be told which rows are of which request.
+    """
 
     layout: Layout
     nesting: type
     columns: tuple[str, ...] | None
     values: Values
+    told_apart: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +156,8 @@ class Reader:
         if kind is None:
             if len(self.kinds) >= KEPT_KINDS:
                 self.kinds.clear()
-            kind = self.kinds[key] = Kind(layout, *common)
+            told_apart = self.signature.is_told_apart(layout.form)
+            kind = self.kinds[key] = Kind(layout, *common, told_apart)
         return kind
 
 

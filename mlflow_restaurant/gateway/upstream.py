@@ -14,6 +14,7 @@ from typing import cast
 import httptools
 
 from mlflow_restaurant.entities import ReplicaRoute
+from mlflow_restaurant.process.protocol import COUNTS, TURN
 
 ORIGIN = "http://replica"
 HOP_BY_HOP = frozenset(
@@ -28,10 +29,9 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding"}
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding", TURN, COUNTS}
 NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"server", b"date"}
-IN_TURN = b"x-restaurant-turn: 1"
-"""The header by which a replica knows a `Message` that is `in_turn`."""
+IN_TURN = TURN + b": 1"
 SMALL = 1 << 16
 """Length of a body, in bytes, up to which it is copied to be written together with what comes before it."""
 
@@ -43,7 +43,8 @@ class Message:
     """A request as it goes to a replica; `path` with its query, percent-encoded as the caller sent it.
 
     `plain` says that it is JSON to score: a replica takes other paths with connections on which anything else came.
-    `in_turn` asks the replica for one prediction at a time, whatever other gateways send it.
+    `in_turn` asks the replica for one prediction at a time, whatever other gateways send it. `counts` are the rows of each
+    of the requests that were put together, where the replica must tell them apart.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Message:
     body: bytes
     plain: bool = False
     in_turn: bool = False
+    counts: bytes = b""
 
 
 @dataclass(slots=True)
@@ -245,6 +247,8 @@ def _head(message: Message, *, keep: bool) -> bytes:
         lines.append(b"content-length: %d" % len(message.body))
     if message.in_turn:
         lines.append(IN_TURN)
+    if message.counts:
+        lines.append(b"%b: %b" % (COUNTS, message.counts))
     if not keep:
         lines.append(b"connection: close")
     lines += [b"", b""]

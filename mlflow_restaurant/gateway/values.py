@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from mlflow_restaurant.entities import BatchRoute
-from mlflow_restaurant.gateway.layout import INPUTS, INSTANCES, Layout, strictly
+from mlflow_restaurant.gateway.layout import INPUTS, INSTANCES, RECORDS, SPLIT, Layout, strictly
 
 Kinds = Mapping[type, tuple[float, float] | None]
 Values = tuple[type, ...]
@@ -21,6 +21,9 @@ FLOAT = (-9.2e18, 9.2e18)
 INT64 = (-(2**63), 2**63 - 1)
 NULL = type(None)
 NUMBER: Kinds = {int: INT64, float: FLOAT}
+TEXT: Kinds = {str: None, NULL: None}
+TEXT_TOLD_APART: Kinds = {str: None, NULL: None}
+"""`TEXT` where the replica is told which rows are of which request, so that a null stays what it is in its own."""
 
 COLUMN_KINDS: Mapping[str, Kinds] = {
     "double": {**NUMBER, NULL: None},
@@ -28,7 +31,7 @@ COLUMN_KINDS: Mapping[str, Kinds] = {
     "long": {int: INT64},
     "integer": {int: (-(2**31), 2**31 - 1)},
     "boolean": {bool: None},
-    "string": {str: None, NULL: None},
+    "string": TEXT,
 }
 """For each type of column, the kinds of values that MLflow and pandas convert one by one, whatever stands beside them.
 
@@ -49,10 +52,12 @@ KEPT_BOUNDS = 256
 def joined(kind: type, allowed: Kinds) -> type:
     """Return the kind that a value counts as: among floats a null is NaN, which it is alone too.
 
-    Not so among text, where pandas writes a missing value otherwise beside text than alone, nor among integers, which a
-    null beside them makes floats.
+    Not so among text, where pandas writes a missing value otherwise beside text than alone, unless the replica minds that;
+    nor among integers, which a null beside them makes floats.
     """
-    return float if kind is NULL and float in allowed else kind
+    if kind is not NULL:
+        return kind
+    return float if float in allowed else str if allowed is TEXT_TOLD_APART else kind
 
 
 def kind_of(values: Sequence[Any], allowed: Kinds) -> type | None:
@@ -170,20 +175,30 @@ class Signature:
         if route.tensor is not None and all(size > 0 for size in route.tensor[1]):
             self.tensor, self.shape = TENSOR_KINDS.get(route.tensor[0]), route.tensor[1]
         self.known = bool(self.columns and len(self.columns) == len(types)) or self.tensor is not None
-        self.tables: dict[tuple[str, ...], Table | None] = {}
+        self.told_apart = {
+            name: TEXT_TOLD_APART if kinds is TEXT else kinds for name, kinds in self.columns.items()
+        }
+        self.tells_requests_apart = route.tells_requests_apart and TEXT in self.columns.values()
+        self.tables: dict[tuple[tuple[str, ...], bool], Table | None] = {}
 
-    def table(self, columns: tuple[str, ...]) -> Table | None:
+    def is_told_apart(self, form: str) -> bool:
+        """Tell whether the replica is to be told which rows are of which request, where they are of that form."""
+        return self.tells_requests_apart and form in (SPLIT, RECORDS)
+
+    def table(self, columns: tuple[str, ...], form: str) -> Table | None:
         """Return the columns in this order; None when they are not those of the signature."""
         if len(columns) != len(self.columns) or not self.columns:
             return None
+        key = columns, self.is_told_apart(form)
         try:
-            return self.tables[columns]
+            return self.tables[key]
         except KeyError:
             if set(columns) != set(self.columns):
                 return None
             if len(self.tables) >= KEPT_ORDERS:
                 self.tables.clear()
-            table = self.tables[columns] = Table(columns, [self.columns[name] for name in columns])
+            kinds = self.told_apart if key[1] else self.columns
+            table = self.tables[key] = Table(columns, [kinds[name] for name in columns])
             return table
 
     def read(self, layout: Layout, content: Any, text: bytes) -> Common | None:
@@ -205,14 +220,14 @@ class Signature:
             if layout.form in (INSTANCES, INPUTS) and type(content) is list:
                 values = _tensor(content, self.shape, self.tensor)
         elif layout.columns is not None:
-            table = self.table(layout.columns)
+            table = self.table(layout.columns, layout.form)
             values = table.of_lists(content) if table else None
         elif type(content) is dict:
             columns = tuple(content)
             values = self._by_column(layout, columns, content, text)
         elif type(content[0]) is dict:
             columns = tuple(content[0])
-            table = self.table(columns)
+            table = self.table(columns, layout.form)
             values = table.of_records(content, text) if table else None
         elif layout.form in (INSTANCES, INPUTS) and len(self.columns) == 1:
             values = Table(("",), list(self.columns.values())).of_columns([content])
@@ -223,7 +238,7 @@ class Signature:
     def _by_column(
         self, layout: Layout, columns: tuple[str, ...], content: dict[str, Any], text: bytes
     ) -> Values | None:
-        table, lists = self.table(columns), list(content.values())
+        table, lists = self.table(columns, layout.form), list(content.values())
         if layout.form != INPUTS or table is None or not table.once_each(text, 1):
             return None
         if not all(type(values) is list and values for values in lists) or len(set(map(len, lists))) != 1:

@@ -18,15 +18,14 @@ import traceback
 from pathlib import Path
 
 if __package__:
-    from mlflow_restaurant.process import lease
+    from mlflow_restaurant.process import lease, protocol
     from mlflow_restaurant.replica import own_steps
-    from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER, Guard, limit_threads
+    from mlflow_restaurant.replica.model_guard import IN_TURN, Guard, limit_threads
     from mlflow_restaurant.replica.traces import TRACES
 else:  # run by its path, outside the package; a model's own modules may have the same names
     import own_steps  # type: ignore[no-redef,import-not-found,unused-ignore]
     from model_guard import (  # type: ignore[no-redef,import-not-found,unused-ignore]
         IN_TURN,
-        TURN_HEADER,
         Guard,
         limit_threads,
     )
@@ -34,9 +33,10 @@ else:  # run by its path, outside the package; a model's own modules may have th
 
     sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process")
     import lease  # type: ignore[no-redef,import-not-found,unused-ignore]
+    import protocol  # type: ignore[no-redef,import-not-found,unused-ignore]
 
     del sys.path[0]
-    for name in ("own_steps", "model_guard", "traces", "lease"):
+    for name in ("own_steps", "model_guard", "traces", "lease", "protocol"):
         del sys.modules[name]
 
 TYPE_CHECKING = False
@@ -170,11 +170,20 @@ def with_shortcuts(app: "Any", model: "Any", guard: Guard) -> "Any":
 
 
 def with_headers_of_gateway(app: "Any") -> "Any":
-    """Take what the gateway says by headers: when it is a request's turn, and values as UTF-8 that callers sent otherwise."""
+    """Take what the gateway says by headers: when it is a request's turn, and values as UTF-8 that callers sent otherwise.
+
+    Only an application with shortcuts can tell requests apart that were put together.
+    """
+    tells_apart = hasattr(app, "answer")
 
     async def wrapped(scope: "Any", receive: "Any", send: "Any") -> None:
         headers = scope.get("headers", ())
-        IN_TURN.set(any(name == TURN_HEADER for name, _ in headers))
+        names = {name for name, _ in headers}
+        IN_TURN.set(protocol.TURN in names)
+        if protocol.COUNTS in names and not tells_apart:
+            await send({"type": "http.response.start", "status": protocol.APART, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if not all(value.isascii() for _, value in headers):
             raw = [(name, value.decode("utf-8").encode("latin-1")) for name, value in headers]
             scope = {**scope, "headers": raw}
@@ -184,11 +193,16 @@ def with_headers_of_gateway(app: "Any") -> "Any":
 
 
 def with_turn(app: "Any") -> "Any":
-    """`with_headers_of_gateway` for a WSGI application, as far as turns go."""
-    name = "HTTP_" + TURN_HEADER.decode().upper().replace("-", "_")
+    """`with_headers_of_gateway` for a WSGI application, but for values that are not ASCII."""
+    turn, counts = (
+        "HTTP_" + name.decode().upper().replace("-", "_") for name in (protocol.TURN, protocol.COUNTS)
+    )
 
     def wrapped(environ: "Any", start_response: "Any") -> "Any":
-        IN_TURN.set(name in environ)
+        IN_TURN.set(turn in environ)
+        if counts in environ:
+            start_response(f"{protocol.APART} Conflict", [("Content-Length", "0")])
+            return []
         return app(environ, start_response)
 
     return wrapped
@@ -232,7 +246,8 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
     Args:
         args: ``model`` (directory), ``socket`` and ``record`` (paths), ``model_config`` (object or None),
             ``grace_s`` (time for what is in flight when asked to stop), ``threads`` (of BLAS and OpenMP).
-        report: told ``{"ready": true, "own_step": name}`` (see `own_steps`), or ``{"failed": reason}`` when the model does not load.
+        report: told ``{"ready": true, "own_step": name, "tells_requests_apart": bool}`` (see `own_steps`, `texts`), or
+            ``{"failed": reason}`` when the model does not load.
     """
     # The gateway keeps the deadline of each request; MLflow's own must never come first.
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(7 * 24 * 3600)
@@ -261,7 +276,8 @@ def main(args: "dict[str, Any]", report: "Report") -> int:
             traceback.print_exception(type(e), e, e.__traceback__)
 
     guard.on_exit = model_exited
-    report({"ready": True, "own_step": own_step})
+    tells_apart = getattr(getattr(app, "shortcuts", None), "tells_requests_apart", False)
+    report({"ready": True, "own_step": own_step, "tells_requests_apart": tells_apart})
     return server.run()
 
 

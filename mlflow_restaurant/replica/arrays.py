@@ -91,7 +91,7 @@ def takes_arrays(model: Any, names: list[str], frame: Callable[[Any], Any]) -> b
         names: the columns of its signature, all of them doubles.
         frame: makes the table for an array.
     """
-    estimator = _sklearn_model(model)
+    estimator = sklearn_model(model)
     if estimator is None or not _looks_at_the_array_only(estimator, names):
         return False
     with warnings.catch_warnings():
@@ -111,7 +111,7 @@ def block(array: Any) -> Any:
     return inside
 
 
-def _sklearn_model(model: Any) -> Any:
+def sklearn_model(model: Any) -> Any:
     """Return the estimator of a pyfunc that does nothing but call one of its methods, else None."""
     from mlflow.sklearn import _SklearnModelWrapper
 

@@ -19,8 +19,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mlflow_restaurant.process.protocol import AT_ONCE, STATUS_LINES
-from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER
+from mlflow_restaurant.process.protocol import AT_ONCE, COUNTS, STATUS_LINES, TURN
+from mlflow_restaurant.replica.model_guard import IN_TURN
 from mlflow_restaurant.replica.traces import TRACES
 
 READ_SIZE = 1 << 18
@@ -31,7 +31,7 @@ FAILED = (
     b"content-length: 21\r\nconnection: close\r\n\r\nInternal Server Error"
 )
 
-Answer = Callable[[bytes], tuple[int, bytes]]
+Answer = Callable[[bytes, bytes | None], tuple[int, bytes]]
 Adopt = Callable[[socket.socket, bytes], None]
 
 
@@ -55,6 +55,7 @@ class Reader:
         self.content_types: list[bytes] = []
         self.plain, self.complete, self.keep_alive = True, False, True
         self.in_turn = False
+        self.counts: bytes | None = None
 
     def next(self) -> bytes | None:
         """Return the body of the next request, or None when the caller has gone.
@@ -89,8 +90,10 @@ class Reader:
         name = name.lower()
         if name == b"content-type":
             self.content_types.append(value)
-        elif name == TURN_HEADER:
+        elif name == TURN:
             self.in_turn = True
+        elif name == COUNTS:
+            self.counts = value
         elif name in (b"expect", b"transfer-encoding"):
             self.plain = False
 
@@ -116,7 +119,7 @@ class Connection:
 
     Args:
         connection: a blocking socket.
-        answer: returns status and content for a body.
+        answer: returns status and content for a body, and for the value of the header `COUNTS`.
         turn: limits how many predictions are made at a time.
         adopt: takes the socket over, with what was read of a request that is not scored here.
         on_end: called, in the thread, when the connection is closed or was taken over.
@@ -160,15 +163,15 @@ class Connection:
             if body is None:
                 return
             with self.turn:
-                content = contextvars.copy_context().run(self._scored, body, reader.in_turn)
+                content = contextvars.copy_context().run(self._scored, body, reader.counts, reader.in_turn)
             self.connection.sendall(content)
             if not reader.keep_alive or content is FAILED:
                 return
 
-    def _scored(self, body: bytes, in_turn: bool) -> bytes:
+    def _scored(self, body: bytes, counts: bytes | None, in_turn: bool) -> bytes:
         IN_TURN.set(in_turn)
         try:
-            status, content = self.answer(body)
+            status, content = self.answer(body, counts)
         except Exception as e:  # what MLflow's server answers with a bare 500
             TRACES.print(e)
             return FAILED

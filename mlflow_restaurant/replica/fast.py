@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
@@ -85,28 +86,40 @@ class Failing:
 
 
 class Shortcuts:
-    """Scores JSON with one model; `predict` calls the model with what was built from a request."""
+    """Scores JSON with one model; `predict` calls the model with what was built from a request.
+
+    Attributes:
+        tells_requests_apart: whether requests may be put together in whose texts other values are missing (see `texts`).
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.schema = model.metadata.get_input_schema()
         self.params_schema = model.metadata.get_params_schema()
         self.inputs = inputs_of(model)
+        self.tells_requests_apart = False
         self.takes_params = _takes_params(model._predict_fn)
         # What `PyFuncModel.predict` leaves behind in the model.
         model.input_schema, model.params_schema = self.schema, self.params_schema
 
-    def score(self, body: bytes) -> Any:
+    def score(self, body: bytes, counts: Sequence[int] | None = None) -> Any:
         """Return the answer to a JSON body as MLflow's `InvocationsResponse`.
 
+        Args:
+            body: of one request, or of several that were put together.
+            counts: rows of each of these, where a null among texts is to be what it is in its own request.
+
         Raises:
+            NotCovered: with `counts`, where only MLflow knows what to make of it: each request must come alone.
             Exception: what MLflow's `invocations` raises.
         """
         data: Any = body
         try:
             data = json.loads(body)
-            built, params = self._understood(data)
+            built, params = self._understood(data, counts)
         except Exception:  # whatever it is, MLflow finds its own words for it, or an answer
+            if counts is not None:
+                raise NotCovered from None
             return self._by_mlflow(data if type(data) is dict else body)
         try:
             raw = self.predict(built, params)
@@ -138,7 +151,7 @@ class Shortcuts:
     def _by_mlflow(self, data: Any) -> Any:
         return scoring_server.invocations(data, JSON_TYPE, self.model, self.schema)
 
-    def _understood(self, document: Any) -> tuple[Any, Any]:
+    def _understood(self, document: Any, counts: Sequence[int] | None = None) -> tuple[Any, Any]:
         if type(document) is not dict or not document.keys() <= FORMATS | {PARAMS}:
             raise NotCovered
         params = document.get(PARAMS)
@@ -147,7 +160,7 @@ class Shortcuts:
         forms = [key for key in document if key != PARAMS]
         if len(forms) != 1:
             raise NotCovered
-        built = self.inputs.build(forms[0], document[forms[0]])
+        built = self.inputs.build(forms[0], document[forms[0]], counts)
         return built, _enforce_params_schema(params, self.params_schema) if self.inputs.enforced else params
 
 
@@ -158,9 +171,13 @@ def _takes_params(predict: Any) -> bool:
 
 def shortcuts(model: Any) -> Shortcuts | None:
     """Return the shortcuts for a model that was loaded, or None where there are none."""
-    from mlflow_restaurant.replica import trial
+    from mlflow_restaurant.replica import texts, trial
 
     try:
-        return Shortcuts(model) if trial.knows_mlflow() else None
+        if not trial.knows_mlflow():
+            return None
+        found = Shortcuts(model)
+        found.tells_requests_apart = texts.are_told_apart(found)
+        return found
     except Exception:  # of an MLflow that has changed, or of a model that is not covered
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -80,6 +80,30 @@ def string_column(values: tuple[Any, ...]) -> Any:
     return list(values)
 
 
+BESIDE_TEXT = pd.DataFrame({"text": ["text", None]})["text"][1]
+"""What pandas makes of a null beside text; where a column has nothing but nulls, they stay."""
+
+
+def text_column(values: tuple[Any, ...], counts: Sequence[int]) -> Any:
+    """Return a column of the texts of several requests, in which each null is what it is in its own request.
+
+    Such a column is one of Python's objects; not every model takes it for the one that pandas makes of the texts of one
+    request (see `texts`).
+    """
+    kinds = set(map(type, values))
+    if not kinds <= {str, type(None)}:
+        raise NotCovered
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    if len(kinds) > 1 and len(counts) < len(values):
+        end = 0
+        for count in counts:
+            start, end = end, end + count
+            if count > 1 and set(map(type, values[start:end])) == kinds:
+                column[start:end] = [BESIDE_TEXT if value is None else value for value in values[start:end]]
+    return pd.Series(column, dtype=object, copy=False)
+
+
 COLUMNS: Mapping[DataType, Column] = {
     DataType.double: double_column,
     DataType.float: float_column,
@@ -106,15 +130,24 @@ class Table:
         self.width = len(self.names)
         self.columns = [COLUMNS[kind] for kind in types.values()]
         self.all_doubles = set(types.values()) == {DataType.double}
+        self.texts = [name for name, kind in types.items() if kind is DataType.string]
         self.index = pd.DataFrame({name: [] for name in self.names}).columns
 
-    def build(self, form: str, content: Any) -> Any:
+    def build(self, form: str, content: Any, counts: Sequence[int] | None = None) -> Any:
         """Return the table for what a request says in the format `form`.
+
+        Args:
+            form: of MLflow's scoring protocol.
+            content: what the request has under that name.
+            counts: rows of each of the requests that were put together, where a null among texts is to be what it is in
+                its own request.
 
         Raises:
             NotCovered: MLflow must decide.
             Exception: for instance of numpy; MLflow must decide too.
         """
+        if counts is not None:
+            return self._together(self._rows(form, content), counts)
         if form == SPLIT:
             return self._from_rows(self._split_rows(content))
         # With `inputs` and `instances` MLflow makes arrays of the signature's types first; of 64-bit floats they
@@ -124,6 +157,13 @@ class Table:
                 return self._from_rows(self._record_rows(content))
             if type(content) is dict and form != RECORDS:
                 return self._from_columns(content)
+        raise NotCovered
+
+    def _rows(self, form: str, content: Any) -> list[Any]:
+        if form == SPLIT:
+            return self._split_rows(content)
+        if form == RECORDS and type(content) is list:
+            return self._record_rows(content)
         raise NotCovered
 
     def _split_rows(self, content: Any) -> list[list[Any]]:
@@ -166,6 +206,18 @@ class Table:
         }
         return pd.DataFrame(arrays)
 
+    def _together(self, rows: list[Any], counts: Sequence[int]) -> Any:
+        if not rows or len(rows) != sum(counts):
+            raise NotCovered
+        columns = dict(zip(self.names, zip(*rows, strict=True), strict=True))
+        arrays = {
+            name: column(columns[name])
+            for name, column in zip(self.names, self.columns, strict=True)
+            if column is not string_column
+        }
+        arrays |= {name: text_column(columns[name], counts) for name in self.texts}
+        return pd.DataFrame({name: arrays[name] for name in self.names})
+
     def frame(self, array: Any) -> Any:
         """Return the table with an array of floats in it."""
         # One block with a row for each column, as pandas keeps it: sums must not come out in another order.
@@ -181,14 +233,14 @@ class Tensor:
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
 
-    def build(self, form: str, content: Any) -> Any:
-        """Return the array, which MLflow makes by the same call, of a deep copy of all the lists.
+    def build(self, form: str, content: Any, counts: Sequence[int] | None = None) -> Any:
+        """Return the array, which MLflow makes by the same call, of a deep copy of all the lists; see `Table.build`.
 
         Raises:
             NotCovered: MLflow must decide.
             Exception: for instance of numpy; MLflow must decide too.
         """
-        if form not in (INPUTS, INSTANCES) or type(content) is not list or not content:
+        if form not in (INPUTS, INSTANCES) or type(content) is not list or not content or counts is not None:
             raise NotCovered
         if dict in set(map(type, content)):
             raise NotCovered

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-TURN_HEADER = b"x-restaurant-turn"
-"""Sent by gateways that merge requests: this prediction waits for others that came with it, from other gateways."""
 TURN_WAIT_S = 1.0
 """How long a prediction waits for its turn: a gateway must not take a replica for one that hangs because of another's call."""
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from mlflow_restaurant.process.protocol import APART, COUNTS
 from mlflow_restaurant.replica.fast import Shortcuts
+from mlflow_restaurant.replica.inputs import NotCovered
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,18 +40,34 @@ class Scoring:
             return
         # In a thread and in a context of its own, as in MLflow's application: `/ping` answers meanwhile, as do
         # other predictions. This costs some 40 microseconds of a request.
-        status, content = await asyncio.to_thread(self.answer, body)
+        status, content = await asyncio.to_thread(self.answer, body, counts_of(scope))
         headers = [(b"content-type", JSON_TYPE), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    def answer(self, body: bytes) -> tuple[int, bytes]:
-        """Score one body; what MLflow's server answers with a bare 500 is raised, and uvicorn answers so."""
+    def answer(self, body: bytes, counts: bytes | None = None) -> tuple[int, bytes]:
+        """Score one body; what MLflow's server answers with a bare 500 is raised, and uvicorn answers so.
+
+        Args:
+            body: of one request, or of several that were put together.
+            counts: rows of each of these, as in the header `COUNTS`.
+        """
+        if counts is not None and not self.shortcuts.tells_requests_apart:
+            return APART, b""
         try:
-            result = self.shortcuts.score(body)
+            result = self.shortcuts.score(
+                body, None if counts is None else [int(c) for c in counts.split(b",")]
+            )
+        except NotCovered:
+            return APART, b""
         except MlflowException as e:
             return e.get_http_status_code(), e.serialize_as_json().encode()
         return result.status, result.response.encode()
+
+
+def counts_of(scope: Message) -> bytes | None:
+    """Return how many rows each of several requests has that were put together; None for one that is itself."""
+    return next((value for name, value in scope["headers"] if name == COUNTS), None)
 
 
 def is_json_to_score(scope: Message) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier
 
 import mlflow
@@ -21,6 +22,7 @@ from mlflow_restaurant.home import Home
 from mlflow_restaurant.replica.app import SHORTCUTS_VARIABLE
 
 from ..differential.compare import normalise_message
+from ..differential.models import sklearn_mixed_optional
 from ..mixes import PARAMS, TYPED, crowds, respond
 from ..support import call, merged_calls
 from .conftest import borrowed, saved_from_code
@@ -59,20 +61,43 @@ def served(shared_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path = tmp_path_factory.mktemp("mixes") / "echo"
     columns = [ColSpec(DataType[kind], name, required=kind != "string") for name, kind in TYPED.items()]
     saved_from_code(ECHO, path, ModelSignature(Schema(columns), params=PARAMS))
+    yield from serve(shared_home, path)
+
+
+@pytest.fixture(scope="module")
+def encoded(shared_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A model of scikit-learn that takes each row for what it is, whatever is missing beside it."""
+    path = tmp_path_factory.mktemp("mixes") / "encoded"
+    sklearn_mixed_optional(path)
+    yield from serve(shared_home, path)
+
+
+def serve(home: Home, path: Path) -> Iterator[Served]:
     with ExitStack() as stack:
-        client = stack.enter_context(borrowed(shared_home))
+        client = stack.enter_context(borrowed(home))
         urls = {}
         for shortcuts in ("on", "off"):
             # A moment's wait, so that what is sent at once is merged for sure.
             config = {"batching": "on", "batch_wait_ms": "5", f"env.{SHORTCUTS_VARIABLE}": shortcuts}
-            urls[shortcuts] = client.create_deployment(f"mix-{shortcuts}", str(path), config=config)["url"]
-            stack.callback(client.delete_deployment, f"mix-{shortcuts}")
+            urls[shortcuts] = client.create_deployment(f"{path.name}-{shortcuts}", str(path), config=config)[
+                "url"
+            ]
+            stack.callback(client.delete_deployment, f"{path.name}-{shortcuts}")
         pool = stack.enter_context(ThreadPoolExecutor(MOST_AT_ONCE))
         yield Served(mlflow.pyfunc.load_model(str(path)), urls, pool)
 
 
 @pytest.mark.parametrize("shortcuts", ["on", "off"])
 def test_every_caller_gets_what_mlflow_answers_it_alone(served: Served, shortcuts: str) -> None:
+    everybody_is_answered_as_alone(served, shortcuts)
+
+
+@pytest.mark.parametrize("shortcuts", ["on", "off"])
+def test_so_does_one_whose_texts_are_missing(encoded: Served, shortcuts: str) -> None:
+    everybody_is_answered_as_alone(encoded, shortcuts)
+
+
+def everybody_is_answered_as_alone(served: Served, shortcuts: str) -> None:
     url = served.urls[shortcuts]
     some = crowds(TYPED)  # of 8 at most
 

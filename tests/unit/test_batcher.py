@@ -29,7 +29,7 @@ from mlflow_restaurant.gateway.upstream import (
     Headers,
     Message,
 )
-from mlflow_restaurant.process.protocol import AT_ONCE
+from mlflow_restaurant.process.protocol import APART, AT_ONCE
 
 LONG_S = 60.0
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -44,8 +44,14 @@ def route(
     wait_ms: float = 0,
     merging: bool = True,
     columns: dict[str, str] | None = None,
+    tells_requests_apart: bool = False,
 ) -> DeploymentRoute:
-    batch = BatchRoute(max_rows=max_rows, wait_ms=wait_ms, columns=columns or {"x": "double"})
+    batch = BatchRoute(
+        max_rows=max_rows,
+        wait_ms=wait_ms,
+        columns=columns or {"x": "double"},
+        tells_requests_apart=tells_requests_apart,
+    )
     return DeploymentRoute(
         name="d",
         revision=revision,
@@ -288,6 +294,58 @@ class TestTogether:
             assert [type(v) for v in site.batches[1]] == [int, int]
             assert site.sent[2] == ("a", odd)
             assert [len(site.outcomes[call]) for call in calls] == [1] * 5
+
+        running(test)
+
+    @pytest.mark.parametrize("told_apart", [True, False])
+    def test_missing_text_goes_with_text_where_the_replica_is_told_which_rows_are_whose(
+        self, told_apart: bool
+    ) -> None:
+        async def test() -> None:
+            counts: list[bytes] = []
+
+            async def answer(slots: Slots, message: Message) -> Answer:
+                counts.append(message.counts)
+                predictions = json.dumps({"predictions": [str(v) for v in values_of(message.body)]}).encode()
+                return Answer(200, [], predictions)
+
+            site = Site(route("a", columns={"x": "string"}, tells_requests_apart=told_apart), answer)
+            calls = [site.call("a"), site.call(None), site.call("b", None)]
+            await settle()
+
+            if told_apart:
+                assert site.batches == [["a", None, "b", None]]
+                assert counts == [b"1,1,2"]
+            else:
+                assert site.batches == [["a"], [None], ["b", None]]
+                assert counts == [b"", b"", b""]
+            assert [site.body(call) for call in calls] == [
+                b'{"predictions": ["a"]}',
+                b'{"predictions": ["None"]}',
+                b'{"predictions": ["b", "None"]}',
+            ]
+
+        running(test)
+
+    def test_a_replica_that_cannot_tell_them_apart_gets_each_alone(self) -> None:
+        async def test() -> None:
+            async def answer(slots: Slots, message: Message) -> Answer:
+                if message.counts:
+                    return Answer(APART, [], b"")
+                return Answer(
+                    200, [], json.dumps({"predictions": [str(v) for v in values_of(message.body)]}).encode()
+                )
+
+            site = Site(route("a", columns={"x": "string"}, tells_requests_apart=True), answer)
+            calls = [site.call("a"), site.call(None), site.call("b")]
+            await settle()
+
+            assert [values for values in site.batches if len(values) == 1] == [["a"], [None], ["b"]]
+            assert [site.body(call) for call in calls] == [
+                b'{"predictions": ["a"]}',
+                b'{"predictions": ["None"]}',
+                b'{"predictions": ["b"]}',
+            ]
 
         running(test)
 

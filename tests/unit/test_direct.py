@@ -31,7 +31,7 @@ class Echo:
         self.go_on = threading.Event()
         self.elsewhere: list[tuple[str, str, bytes]] = []
 
-    def answer(self, body: bytes) -> tuple[int, bytes]:
+    def answer(self, body: bytes, counts: bytes | None = None) -> tuple[int, bytes]:
         self.threads.add(threading.current_thread().name)
         self.bodies.append(body)
         if body == b"fail":

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from mlflow.types import DataType
 
+from mlflow_restaurant.process.protocol import APART, COUNTS, TURN
 from mlflow_restaurant.replica import app, fast, serving, trial
-from mlflow_restaurant.replica.model_guard import IN_TURN, TURN_HEADER, Guard
+from mlflow_restaurant.replica.model_guard import IN_TURN, Guard
 
 BODY = json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1.5]]}}).encode()
 
@@ -33,7 +34,7 @@ def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
         seen.append(IN_TURN.get())
         return []
 
-    headers = [(TURN_HEADER, b"1")] if sent else [(b"x-other", b"1")]
+    headers = [(TURN, b"1")] if sent else [(b"x-other", b"1")]
     asyncio.run(app.with_headers_of_gateway(asgi)({"headers": headers}, None, None))
     environ = {"HTTP_X_RESTAURANT_TURN": "1"} if sent else {}
     contextvars.copy_context().run(app.with_turn(wsgi), environ, None)
@@ -47,6 +48,23 @@ def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
 async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
+
+
+def test_what_cannot_tell_requests_apart_asks_for_each_alone() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(COUNTS, b"1,1")]}
+    asyncio.run(app.with_headers_of_gateway(elsewhere)(scope, None, send))
+    assert sent[0]["status"] == APART
+
+    statuses: list[str] = []
+    environ = {"HTTP_X_RESTAURANT_COUNTS": "1,1"}
+    wsgi = app.with_turn(lambda environ, start: [b"not reached"])
+    assert list(wsgi(environ, lambda status, headers: statuses.append(status))) == []
+    assert statuses == [f"{APART} Conflict"]
 
 
 def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

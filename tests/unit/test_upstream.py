@@ -14,7 +14,6 @@ import pytest
 
 from mlflow_restaurant.entities import ReplicaRoute
 from mlflow_restaurant.gateway.upstream import (
-    IN_TURN,
     Answer,
     ConnectFailed,
     Connection,
@@ -22,7 +21,7 @@ from mlflow_restaurant.gateway.upstream import (
     Message,
     Upstream,
 )
-from mlflow_restaurant.replica.model_guard import TURN_HEADER
+from mlflow_restaurant.process.protocol import COUNTS, TURN
 
 LONG_S = 10.0
 POST = Message("POST", "/invocations", [(b"content-type", b"application/json")], b"{}")
@@ -129,6 +128,7 @@ def test_one_connection_for_one_request_after_another(run: Run) -> None:
 def test_what_is_sent(run: Run) -> None:
     async def test(replica: Replica, upstream: Upstream) -> None:
         headers = [(b"host", b"x"), (b"content-length", b"9"), (b"te", b"y"), (b"a", b"1"), (b"a", b"\xe9")]
+        headers += [(TURN, b"1"), (COUNTS, b"7")]  # those are not a caller's to give
         await upstream.send(replica.route, Message("POST", "/p?q=%20", headers, b"{}"), LONG_S)
         await upstream.send(replica.route, Message("GET", "/ping", [], b""), LONG_S)
         large = bytes(300_000)
@@ -140,12 +140,12 @@ def test_what_is_sent(run: Run) -> None:
         assert replica.got[1] == b"GET /ping HTTP/1.1\r\nhost: replica\r\n\r\n"
         assert replica.got[2].endswith(large)
 
-        await upstream.send(replica.route, Message("POST", "/p", [], b"", in_turn=True), LONG_S)
-        assert (
-            replica.got[3]
-            == b"POST /p HTTP/1.1\r\nhost: replica\r\ncontent-length: 0\r\nx-restaurant-turn: 1\r\n\r\n"
+        merged = Message("POST", "/p", [], b"", in_turn=True, counts=b"1,2")
+        await upstream.send(replica.route, merged, LONG_S)
+        assert replica.got[3] == (
+            b"POST /p HTTP/1.1\r\nhost: replica\r\ncontent-length: 0\r\n"
+            b"x-restaurant-turn: 1\r\nx-restaurant-counts: 1,2\r\n\r\n"
         )
-        assert IN_TURN.startswith(TURN_HEADER + b":")
 
     run(test)
 

@@ -1,0 +1,134 @@
+"""Puts requests together in whose texts different values are missing, where the model takes each row as it would alone.
+
+pandas makes of a null beside text a missing value of its own, and leaves it a null where there is no text: so a row in
+which a text is missing is not the same alone as beside a row with one. In a column of Python's objects both can stand
+beside each other (`inputs.text_column`). To scikit-learn's encoders of text that column is what pandas' column of text
+is: they make an array of objects of either. Which do so was tried for each by name (`STEPS`, and the tests), and is tried
+again with each model when it is loaded, beside MLflow's own functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from mlflow.types import DataType
+
+from mlflow_restaurant.comparing import difference
+from mlflow_restaurant.replica.arrays import sklearn_model
+from mlflow_restaurant.replica.inputs import SPLIT, Table
+
+if TYPE_CHECKING:
+    from mlflow_restaurant.replica.fast import Shortcuts
+
+STEPS = frozenset({"OneHotEncoder", "OrdinalEncoder", "SimpleImputer", "TargetEncoder"})
+ANY_TEXT = "text"
+TOLERANCE = 1e-9
+
+
+def are_told_apart(shortcuts: Shortcuts) -> bool:
+    """Tell whether a model gives each row of several requests, in whose texts values are missing, what it gives it alone.
+
+    Args:
+        shortcuts: those of the model.
+    """
+    table = shortcuts.inputs
+    estimator = sklearn_model(shortcuts.model)
+    if not isinstance(table, Table) or not table.texts or estimator is None:
+        return False
+    readers = list(_readers(estimator, table))
+    if not all(_is_known(step) for step, _ in readers):
+        return False
+    try:
+        return _same_as_alone(shortcuts, table, _words(readers))
+    except Exception:  # the model has its own view of such input
+        return False
+
+
+def _readers(estimator: Any, table: Table) -> Iterator[tuple[Any, list[str]]]:
+    """Yield what reads columns of text in a fitted model, with their names; None for what is not looked into."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+
+    # What comes after the first step of a pipeline gets that step's output in both cases.
+    first = estimator.steps[0][1] if type(estimator) is Pipeline and estimator.steps else estimator
+    if type(first) is not ColumnTransformer:
+        yield (first if len(table.texts) == table.width else None), table.texts
+        return
+    for _, step, columns in first.transformers_:
+        names = _names(columns, first)
+        if names is None:
+            yield None, table.texts
+        elif found := [name for name in names if name in table.texts]:
+            yield (step.steps[0][1] if type(step) is Pipeline and step.steps else step), found
+
+
+def _names(columns: Any, transformer: Any) -> list[str] | None:
+    """Return the names of what a `ColumnTransformer` hands to one of its steps; None if that is not told by names or numbers."""
+    if isinstance(columns, str):
+        return [columns]
+    if not isinstance(columns, Sequence):
+        return None
+    found = [transformer.feature_names_in_[c] if type(c) is int else c for c in columns]
+    return found if all(isinstance(name, str) for name in found) else None
+
+
+def _is_known(step: Any) -> bool:
+    import sklearn
+
+    return step == "drop" or (
+        type(step).__module__.startswith("sklearn.")
+        and type(step).__name__ in STEPS
+        and not hasattr(step, "_sklearn_output_config")  # of `set_output`
+        and bool(sklearn.get_config()["transform_output"] == "default")
+    )
+
+
+def _words(readers: list[tuple[Any, list[str]]]) -> dict[str, str]:
+    """Return for columns of text a word that the model knows, as far as it tells."""
+    words: dict[str, Any] = {}
+    for step, names in readers:
+        categories = getattr(step, "categories_", ())
+        words |= {name: next(iter(known), None) for name, known in zip(names, categories, strict=False)}
+    return {name: word for name, word in words.items() if isinstance(word, str)}
+
+
+def _same_as_alone(shortcuts: Shortcuts, table: Table, words: dict[str, str]) -> bool:
+    """Score requests by MLflow's functions each, and together; where a missing text is an error, it should be one alone."""
+    requests = _requests(shortcuts, table, words)
+    expected = []
+    for rows in requests:
+        expected += _predictions(shortcuts._by_mlflow({SPLIT: {"columns": table.names, "data": rows}}))
+    body = json.dumps({SPLIT: {"columns": table.names, "data": list(chain.from_iterable(requests))}})
+    found = _predictions(shortcuts.score(body.encode(), [len(rows) for rows in requests]))
+    return not difference(expected, found, TOLERANCE)
+
+
+def _predictions(answer: Any) -> list[Any]:
+    return list(json.loads(answer.response)["predictions"])
+
+
+def _requests(shortcuts: Shortcuts, table: Table, words: dict[str, str]) -> list[list[list[Any]]]:
+    """Return the rows of requests: with texts, known and not, without any, with every other one, and with some of all in one."""
+    types = dict(zip(table.names, shortcuts.schema.input_types(), strict=True))
+
+    def row(number: int, texts: dict[str, str | None]) -> list[Any]:
+        return [texts[name] if name in texts else OTHERS[types[name]][number % 2] for name in table.names]
+
+    some: dict[str, str | None] = {name: words.get(name, ANY_TEXT) for name in table.texts}
+    other: dict[str, str | None] = dict.fromkeys(table.texts, ANY_TEXT)
+    none: dict[str, str | None] = dict.fromkeys(table.texts)
+    gaps = [{**some, **dict.fromkeys(table.texts[first::2])} for first in (0, 1)]
+    alone = [[row(number, texts)] for number, texts in enumerate([some, none, *gaps])]
+    return [*alone, [row(0, some), row(1, none), row(1, other)]]
+
+
+OTHERS: dict[DataType, tuple[Any, Any]] = {
+    DataType.double: (0.5, -1.25),
+    DataType.float: (0.5, -1.25),
+    DataType.long: (1, 2),
+    DataType.integer: (1, 2),
+    DataType.boolean: (True, False),
+}

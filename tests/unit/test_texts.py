@@ -1,0 +1,247 @@
+"""Requests in whose texts different values are missing are put together only where each gets what it gets alone."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import mlflow.sklearn
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import FLAVOR_NAME, MAIN, PyFuncModel
+from mlflow.types import ColSpec, DataType, Schema
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils import all_estimators
+
+from mlflow_restaurant.entities import BatchRoute
+from mlflow_restaurant.gateway import scoring
+from mlflow_restaurant.process.protocol import APART
+from mlflow_restaurant.replica import fast, inputs, serving, texts
+
+TYPES = {"x": DataType.double, "s": DataType.string, "ok": DataType.boolean, "t": DataType.string}
+DRAWN = np.random.default_rng(3)
+WORDS = ["red", "green", "blue sky", ""]
+FRAME = pd.DataFrame(
+    {
+        "x": DRAWN.normal(size=80),
+        "s": [(*WORDS, None)[i] for i in DRAWN.integers(5, size=80)],
+        "ok": DRAWN.random(80) > 0.5,
+        "t": [(*WORDS, None)[i] for i in DRAWN.integers(5, size=80)],
+    }
+)
+LABELS = (FRAME["x"] > 0) ^ (FRAME["s"] == "red") ^ FRAME["t"].isna()
+
+
+def pyfunc(estimator: Any, types: dict[str, DataType]) -> PyFuncModel:
+    schema = Schema([ColSpec(kind, name, required=False) for name, kind in types.items()])
+    meta = Model(signature=ModelSignature(inputs=schema), flavors={FLAVOR_NAME: {MAIN: "mlflow.sklearn"}})
+    return PyFuncModel(model_meta=meta, model_impl=mlflow.sklearn._SklearnModelWrapper(estimator))
+
+
+def shortcuts(estimator: Any, types: dict[str, DataType] = TYPES) -> fast.Shortcuts:
+    found = fast.shortcuts(pyfunc(estimator, types))
+    assert found is not None
+    return found
+
+
+def fitted(*steps: tuple[str, Any, Any], frame: pd.DataFrame = FRAME, **options: Any) -> Any:
+    tree = DecisionTreeClassifier(random_state=0)
+    return make_pipeline(ColumnTransformer(list(steps), **options), tree).fit(frame, LABELS)
+
+
+def step_of(name: str) -> Any:
+    made = dict(all_estimators())[name]()
+    options: dict[str, dict[str, Any]] = {
+        "OneHotEncoder": {"handle_unknown": "ignore"},
+        "OrdinalEncoder": {"handle_unknown": "use_encoded_value", "unknown_value": -1},
+        "SimpleImputer": {"strategy": "most_frequent"},
+    }
+    made.set_params(**options.get(name, {}))
+    return (
+        make_pipeline(made, OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1))
+        if name == "SimpleImputer"
+        else made
+    )
+
+
+@cache
+def model_with(name: str) -> fast.Shortcuts:
+    """A model whose texts are read by a step of that name."""
+    numbers = ("x", SimpleImputer(), ["x"])
+    return shortcuts(fitted(numbers, ("texts", step_of(name), ["s", "t"]), ("ok", "passthrough", ["ok"])))
+
+
+words = st.sampled_from([*WORDS, "other", "é\0"])
+rows = st.tuples(st.none() | st.floats(-2, 2), st.none() | words, st.booleans(), st.none() | words)
+crowds = st.lists(st.lists(rows.map(list), min_size=1, max_size=3), min_size=2, max_size=6)
+
+
+def body(content: list[list[Any]], form: str, names: list[str]) -> bytes:
+    if form == inputs.SPLIT:
+        return json.dumps({form: {"columns": names, "data": content}}).encode()
+    return json.dumps({form: [dict(zip(names, row, strict=True)) for row in content]}).encode()
+
+
+def by_mlflow(short: fast.Shortcuts, request: bytes) -> bytes | None:
+    try:
+        answer = short._by_mlflow(request)
+    except Exception:
+        return None
+    return answer.response.encode() if answer.status == 200 else None
+
+
+@pytest.mark.parametrize("name", sorted(texts.STEPS))
+def test_with_each_step_every_request_gets_what_it_gets_alone(name: str) -> None:
+    short = model_with(name)
+    assert short.tells_requests_apart
+    names = list(TYPES)
+    served = serving.Scoring(None, short)  # type: ignore[arg-type]
+    route = BatchRoute(
+        max_rows=99, wait_ms=0, columns={n: kind.name for n, kind in TYPES.items()}, tells_requests_apart=True
+    )
+    reader = scoring.Reader(route)
+    merged = 0
+
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(crowds, st.sampled_from([inputs.SPLIT, inputs.RECORDS]), st.permutations(names))
+    def check(requests: list[list[list[Any]]], form: str, order: list[str]) -> None:
+        nonlocal merged
+        bodies = []
+        for content in requests:
+            ordered = [[row[names.index(column)] for column in order] for row in content]
+            bodies.append(body(ordered, form, order))
+        alone = [by_mlflow(short, one) for one in bodies]
+        parts = [reader.parse(one) for one, answer in zip(bodies, alone, strict=True) if answer is not None]
+        together = [part for part in parts if part is not None]
+        assert len(together) == len(parts)
+        if not together:
+            return
+        assert len({part.kind for part in together}) == 1
+        counts = [part.count for part in together]
+        status, answer = served.answer(scoring.merge(together), ",".join(map(str, counts)).encode())
+        assert status == 200
+        assert scoring.split(answer, counts) == [found for found in alone if found is not None]
+        merged += len(together) > 1
+
+    check()
+    assert merged > 10
+
+
+def test_a_null_beside_text_of_its_request_is_what_pandas_makes_of_it() -> None:
+    column = inputs.text_column((None, "a", "b", None, None, None), (1, 1, 2, 2))
+    frame = pd.DataFrame({"s": ["b", None]})
+
+    assert column.dtype == object
+    assert [type(value) for value in column] == [
+        type(None),
+        str,
+        str,
+        type(frame["s"][1]),
+        type(None),
+        type(None),
+    ]
+
+
+class Own(OneHotEncoder):  # type: ignore[misc]
+    """An encoder of somebody's own."""
+
+
+NUMBERS = ("x", SimpleImputer(), ["x"])
+ENCODER = OneHotEncoder(handle_unknown="ignore")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "types"),
+    [
+        (fitted(NUMBERS, ("s", Own(handle_unknown="ignore"), ["s", "t"])), TYPES),
+        (
+            fitted(
+                NUMBERS, ("s", ENCODER, ["s"]), ("t", FunctionTransformer(lambda frame: frame.isna()), ["t"])
+            ),
+            TYPES,
+        ),
+        (fitted(NUMBERS, *[(name, TfidfVectorizer(), name) for name in "st"], frame=FRAME.fillna("")), TYPES),
+        (
+            fitted(
+                NUMBERS, ("s", OneHotEncoder(sparse_output=False).set_output(transform="pandas"), ["s", "t"])
+            ),
+            TYPES,
+        ),
+        (
+            make_pipeline(FunctionTransformer(lambda frame: frame.isna()), LogisticRegression()).fit(
+                FRAME, LABELS
+            ),
+            TYPES,
+        ),
+        (fitted(NUMBERS), {"x": DataType.double}),
+    ],
+    ids=[
+        "class of its own",
+        "function",
+        "missing text is an error",
+        "pandas output",
+        "no columns",
+        "no text",
+    ],
+)
+def test_others_are_sent_alone(estimator: Any, types: dict[str, DataType]) -> None:
+    short = shortcuts(estimator, types)
+    assert not short.tells_requests_apart
+    served = serving.Scoring(None, short)  # type: ignore[arg-type]
+    row = [
+        1.0 if kind is DataType.double else True if kind is DataType.boolean else "a"
+        for kind in types.values()
+    ]
+    assert served.answer(body([row, row], inputs.SPLIT, list(types)), b"1,1") == (APART, b"")
+
+
+def test_what_is_not_read_does_not_matter() -> None:
+    short = shortcuts(fitted(NUMBERS, ("s", ENCODER, ["s"]), ("no", "drop", ["t"])))
+    assert short.tells_requests_apart
+
+
+def test_columns_may_be_told_by_number() -> None:
+    assert shortcuts(fitted(NUMBERS, ("s", ENCODER, [1, 3]))).tells_requests_apart
+
+
+def test_a_model_that_takes_an_array_of_objects_for_something_else_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded = OneHotEncoder.transform
+
+    def transform(self: Any, table: Any) -> Any:
+        found = encoded(self, table)
+        return found * (
+            2 if all(dtype.kind == "O" and str(dtype) == "object" for dtype in table.dtypes) else 1
+        )
+
+    monkeypatch.setattr(OneHotEncoder, "transform", transform)
+    columns = ColumnTransformer([NUMBERS, ("s", ENCODER, ["s", "t"])])
+    estimator = make_pipeline(columns, LinearRegression()).fit(FRAME, LABELS.astype(float))
+    assert not shortcuts(estimator).tells_requests_apart
+
+
+@pytest.mark.parametrize(
+    ("content", "counts"),
+    [
+        ([[1.0, "a", True, "b"]] * 2, b"1,2"),
+        ([[1.0, "a", True, 1]] * 2, b"1,1"),
+        ([[1.0, "a", True]] * 2, b"1,1"),
+        ([["1", "a", True, "b"]] * 2, b"1,1"),
+    ],
+    ids=["counts", "kind", "width", "number"],
+)
+def test_what_only_mlflow_knows_is_sent_alone(content: list[list[Any]], counts: bytes) -> None:
+    served = serving.Scoring(None, model_with("OneHotEncoder"))  # type: ignore[arg-type]
+    assert served.answer(body(content, inputs.SPLIT, list(TYPES)), counts) == (APART, b"")
