@@ -178,6 +178,8 @@ def shortcuts(model: Any) -> Shortcuts | None:
             return None
         found = Shortcuts(model)
         found.tells_requests_apart = texts.are_told_apart(found)
+        if isinstance(found.inputs, Table):
+            found.inputs.text_as_objects = found.tells_requests_apart
         return found
     except Exception:  # of an MLflow that has changed, or of a model that is not covered
         return None

@@ -10,7 +10,7 @@ again with each model when it is loaded, beside MLflow's own functions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -111,18 +111,16 @@ def _predictions(answer: Any) -> list[Any]:
 
 
 def _requests(shortcuts: Shortcuts, table: Table, words: dict[str, str]) -> list[list[list[Any]]]:
-    """Return the rows of requests: with texts, known and not, without any, with every other one, and with some of all in one."""
+    """Return the rows of requests: one with texts, one without any, and one of rows with, with some and without."""
     types = dict(zip(table.names, shortcuts.schema.input_types(), strict=True))
 
-    def row(number: int, texts: dict[str, str | None]) -> list[Any]:
-        return [texts[name] if name in texts else OTHERS[types[name]][number % 2] for name in table.names]
+    def row(number: int, texts: Mapping[str, str | None]) -> list[Any]:
+        return [texts[name] if name in texts else OTHERS[types[name]][number] for name in table.names]
 
-    some: dict[str, str | None] = {name: words.get(name, ANY_TEXT) for name in table.texts}
-    other: dict[str, str | None] = dict.fromkeys(table.texts, ANY_TEXT)
-    none: dict[str, str | None] = dict.fromkeys(table.texts)
-    gaps = [{**some, **dict.fromkeys(table.texts[first::2])} for first in (0, 1)]
-    alone = [[row(number, texts)] for number, texts in enumerate([some, none, *gaps])]
-    return [*alone, [row(0, some), row(1, none), row(1, other)]]
+    known = {name: words.get(name, ANY_TEXT) for name in table.texts}
+    some = {name: ANY_TEXT if at % 2 else None for at, name in enumerate(table.texts)}
+    none = dict.fromkeys(table.texts)
+    return [[row(0, known)], [row(1, none)], [row(1, known), row(0, some), row(1, none)]]
 
 
 OTHERS: dict[DataType, tuple[Any, Any]] = {
