@@ -3,8 +3,9 @@
 Only what is provably equal is merged: requests of one format with the same columns in the same order, the same params,
 and in each column the same kind of value (null, bool, integer of 64 bits, float or string; a null among floats is one of
 them, and one among strings where the replica keeps each row what it is in its own request), where the signature gives that
-column a type to which MLflow and pandas convert such values one by one. What the callers wrote is put together as text, so that no number is read and written again on its way to the model or back; only
-``inputs`` by column are, by a parser and a writer that agree on every value that may be merged.
+column a type to which MLflow and pandas convert such values one by one. What the callers wrote is put together as text,
+so that no number is read and written again on its way to the model or back; only ``inputs`` by column are, by a parser and a
+writer that agree on every value that may be merged.
 
 Pure: bytes in, bytes out. Form: MLflow's scoring protocol,
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/.
