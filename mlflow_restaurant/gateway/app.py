@@ -1,32 +1,39 @@
-"""The ASGI application of a gateway: paths, bodies, errors. What decides is in `router`, `dispatch` and `answers`."""
+"""The ASGI application of a gateway: paths and errors; bodies are in `asgi`. What decides is in `router`, `dispatch` and `answers`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.entities import DeploymentRoute, RouteTable
 from mlflow_restaurant.errors import (
-    BodyTooLarge,
     DoesNotExist,
     InvalidRequest,
-    RequestTimeout,
     RestaurantError,
 )
 from mlflow_restaurant.gateway import metrics, stock_client
 from mlflow_restaurant.gateway.activity import Activity
 from mlflow_restaurant.gateway.answers import Reply, error_reply, mend
+from mlflow_restaurant.gateway.asgi import (
+    CallerGone,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_reply,
+    too_large_for,
+    unless_gone,
+)
 from mlflow_restaurant.gateway.batcher import MAX_TRIES, Batcher
 from mlflow_restaurant.gateway.budget import Budget
 from mlflow_restaurant.gateway.calls import Call, Outcome, limit_of, replicas_ended, request_id_of, stamped
 from mlflow_restaurant.gateway.dispatch import Moved, Slots
-from mlflow_restaurant.gateway.room import Room, Share
+from mlflow_restaurant.gateway.room import Room
 from mlflow_restaurant.gateway.router import Address, Caller, Draws, parse_path, pick, pick_side, takes_part
 from mlflow_restaurant.gateway.sender import Sender
 from mlflow_restaurant.gateway.shadow import copied
@@ -41,17 +48,8 @@ from mlflow_restaurant.gateway.upstream import (
     Message,
 )
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-T = TypeVar("T")
-
 LOGGED = 1 << 18
 """Bytes of errors of one deployment that are logged in a minute."""
-
-
-class CallerGone(Exception):
-    """The caller closed the connection before its request was answered."""
 
 
 class Gateway:
@@ -138,7 +136,7 @@ class Gateway:
             reply = error_reply(e)
         if reply.log and len(extra) > 1:
             self.log_reply(extra[1][1].decode(), extra[0][1], reply)
-        await _send(send, reply, extra, head=scope["method"] == "HEAD")
+        await send_reply(send, reply, extra, head=scope["method"] == "HEAD")
 
     async def _answer(self, scope: Scope, receive: Receive, headers: Headers, extra: Headers) -> Reply:
         path: str = scope["raw_path"].decode("latin-1").partition("?")[0]
@@ -152,18 +150,18 @@ class Gateway:
         target = address.rest + query
         if unquote(address.rest) != "/invocations" or scope["method"] != "POST":
             message = Message(scope["method"], target, headers, b"")
-            answer = await _unless_gone(receive, self._forward(route, message))
+            answer = await unless_gone(receive, self._forward(route, message))
             return mend(answer, address.prefix)
         started = time.monotonic()
         status = 499
         try:
             with self.room.share() as share:
-                body = await _read_body(receive, headers, route, share)
+                body = await read_body(receive, headers, route, share)
                 if self.table is not table:  # a body may take long, and revisions may have changed meanwhile
                     route = self._deployment_of(address, caller)
                     extra[1:] = [(b"x-mlflow-deployment", route.name.encode())]
                     if len(body) > limit_of(route):
-                        raise _too_large(route)
+                        raise too_large_for(route)
                 route = self._side_of(route, caller)
                 message = Message("POST", target, headers, body)
                 reply = await self._score(route, receive, message, address.prefix, started)
@@ -216,7 +214,7 @@ class Gateway:
         call.arrived = arrived
         batcher = self.submit(route, call)
         try:
-            reply = await _unless_gone(receive, outcome)
+            reply = await unless_gone(receive, outcome)
         except (CallerGone, asyncio.CancelledError):
             batcher.give_up(call)
             raise
@@ -294,76 +292,3 @@ def _nobody_told(deployment: str, revision: int, reason: str) -> None:
 def _tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not future.done():  # its caller may have gone in this very moment
         future.set_result(outcome)
-
-
-async def _unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """Return what `work` returns; it is cancelled when the caller hangs up first.
-
-    Raises:
-        CallerGone: the caller hung up.
-    """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise CallerGone
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.wait([working, leaving])
-
-
-async def _gone(receive: Receive) -> None:
-    """Wait until the caller hangs up; whatever it still sends of its request is dropped."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _too_large(route: DeploymentRoute) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The body is larger than {route.max_body_mb:g} MB, the max_body_mb of deployment '{route.name}'."
-    )
-
-
-async def _read_body(receive: Receive, headers: Headers, route: DeploymentRoute, share: Share) -> bytes:
-    limit, too_large = limit_of(route), _too_large(route)
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise too_large
-    try:
-        return await asyncio.wait_for(_gather(receive, limit, too_large, share), route.timeout_s)
-    except asyncio.TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {route.timeout_s:g} s.") from None
-
-
-async def _gather(receive: Receive, limit: int, too_large: BodyTooLarge, share: Share) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise CallerGone
-    if len(body) > limit:
-        raise too_large
-    share.grow(len(body))
-    if not message.get("more_body", False):
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallerGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise too_large
-        share.grow(len(parts[-1]))
-    return b"".join(parts)
-
-
-async def _send(send: Send, reply: Reply, extra: Headers, *, head: bool) -> None:
-    replaced = {name for name, _ in extra}
-    headers = [(n, v) for n, v in reply.headers if n not in replaced]
-    if not any(name == b"content-length" for name, _ in headers):
-        headers.append((b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", "status": reply.status, "headers": [*headers, *extra]})
-    await send({"type": "http.response.body", "body": b"" if head else reply.body})
