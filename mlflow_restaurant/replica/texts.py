@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow_restaurant.replica.fast import Shortcuts
 
 STEPS = frozenset({"OneHotEncoder", "OrdinalEncoder", "SimpleImputer", "TargetEncoder"})
+BUNDLE = "restaurant"
+"""The flavor of bundles, whose code is the one that each was saved with."""
 ANY_TEXT = "text"
 TOLERANCE = 1e-9
 
@@ -35,16 +37,22 @@ def are_told_apart(shortcuts: Shortcuts) -> bool:
         shortcuts: those of the model.
     """
     table = shortcuts.inputs
-    estimator = sklearn_model(shortcuts.model)
-    if not isinstance(table, Table) or not table.texts or estimator is None:
-        return False
-    readers = list(_readers(estimator, table))
-    if not all(_is_known(step) for step, _ in readers):
+    if not isinstance(table, Table) or not table.texts:
         return False
     try:
+        readers = list(_readers(_estimator(shortcuts.model), table))
+        if not all(_is_known(step) for step, _ in readers):
+            return False
         return _same_as_alone(shortcuts, table, _words(readers))
     except Exception:  # the model has its own view of such input
         return False
+
+
+def _estimator(model: Any) -> Any:
+    """Return what takes the table of a pyfunc: its estimator, or the first step of a bundle; None where that is not known."""
+    if BUNDLE in model.metadata.flavors:  # what comes after that step gets its output
+        return model._model_impl.bundle.steps[0].target
+    return sklearn_model(model)
 
 
 def _readers(estimator: Any, table: Table) -> Iterator[tuple[Any, list[str]]]:

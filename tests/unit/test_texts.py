@@ -24,6 +24,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import all_estimators
 
+from mlflow_restaurant.bundle import Bundle
+from mlflow_restaurant.bundle.loader import BundleModel
 from mlflow_restaurant.entities import BatchRoute
 from mlflow_restaurant.gateway import scoring
 from mlflow_restaurant.process.protocol import APART
@@ -43,10 +45,16 @@ FRAME = pd.DataFrame(
 LABELS = (FRAME["x"] > 0) ^ (FRAME["s"] == "red") ^ FRAME["t"].isna()
 
 
-def pyfunc(estimator: Any, types: dict[str, DataType]) -> PyFuncModel:
+def pyfunc(model: Any, types: dict[str, DataType]) -> PyFuncModel:
     schema = Schema([ColSpec(kind, name, required=False) for name, kind in types.items()])
-    meta = Model(signature=ModelSignature(inputs=schema), flavors={FLAVOR_NAME: {MAIN: "mlflow.sklearn"}})
-    return PyFuncModel(model_meta=meta, model_impl=mlflow.sklearn._SklearnModelWrapper(estimator))
+    flavors: dict[str, Any] = {FLAVOR_NAME: {MAIN: "mlflow.sklearn"}}
+    if isinstance(model, Bundle):
+        flavors["restaurant"] = {}
+        implementation: Any = BundleModel(model)
+    else:
+        implementation = mlflow.sklearn._SklearnModelWrapper(model)
+    meta = Model(signature=ModelSignature(inputs=schema), flavors=flavors)
+    return PyFuncModel(model_meta=meta, model_impl=implementation)
 
 
 def shortcuts(estimator: Any, types: dict[str, DataType] = TYPES) -> fast.Shortcuts:
@@ -75,11 +83,17 @@ def step_of(name: str) -> Any:
     )
 
 
+def says(codes: Any) -> list[str]:
+    return ["yes" if code else "no" for code in codes]
+
+
 @cache
-def model_with(name: str) -> fast.Shortcuts:
+def model_with(name: str, bundled: bool = False) -> fast.Shortcuts:
     """A model whose texts are read by a step of that name."""
     numbers = ("x", SimpleImputer(), ["x"])
-    return shortcuts(fitted(numbers, ("texts", step_of(name), ["s", "t"]), ("ok", "passthrough", ["ok"])))
+    whole = fitted(numbers, ("texts", step_of(name), ["s", "t"]), ("ok", "passthrough", ["ok"]))
+    (_, columns), (_, tree) = whole.steps
+    return shortcuts(Bundle(columns, tree, says) if bundled else whole)
 
 
 words = st.sampled_from([*WORDS, "other", "é\0"])
@@ -101,9 +115,10 @@ def by_mlflow(short: fast.Shortcuts, request: bytes) -> bytes | None:
     return answer.response.encode() if answer.status == 200 else None
 
 
+@pytest.mark.parametrize("bundled", [False, True], ids=["model", "bundle"])
 @pytest.mark.parametrize("name", sorted(texts.STEPS))
-def test_with_each_step_every_request_gets_what_it_gets_alone(name: str) -> None:
-    short = model_with(name)
+def test_with_each_step_every_request_gets_what_it_gets_alone(name: str, bundled: bool) -> None:
+    short = model_with(name, bundled)
     assert short.tells_requests_apart
     names = list(TYPES)
     served = serving.Scoring(None, short)  # type: ignore[arg-type]
@@ -187,6 +202,7 @@ ENCODER = OneHotEncoder(handle_unknown="ignore")
             ),
             TYPES,
         ),
+        (Bundle(lambda frame: frame, fitted(NUMBERS, ("s", ENCODER, ["s", "t"]))), TYPES),
         (fitted(NUMBERS), {"x": DataType.double}),
     ],
     ids=[
@@ -195,6 +211,7 @@ ENCODER = OneHotEncoder(handle_unknown="ignore")
         "missing text is an error",
         "pandas output",
         "no columns",
+        "bundle with a function",
         "no text",
     ],
 )
