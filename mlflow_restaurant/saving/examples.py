@@ -20,7 +20,7 @@ def columns_made_plain(example: Any) -> list[Any]:
     data = example[0] if isinstance(example, tuple) else example
     if not isinstance(data, pd.DataFrame):
         return []
-    return [name for name, dtype in zip(data.columns, data.dtypes, strict=True) if _is_extension(dtype)]
+    return [name for name, column in data.items() if _plain(column).dtype != column.dtype]
 
 
 def as_callers_send(example: Any) -> Any:
@@ -39,7 +39,7 @@ def as_callers_send(example: Any) -> Any:
         return tuple(map(as_callers_send, example))
     if not columns_made_plain(example):
         return example
-    return example.apply(lambda column: _plain_column(column) if _is_extension(column.dtype) else column)
+    return example.apply(_plain)
 
 
 def check_reference(data: Any, signature: Any) -> None:
@@ -88,7 +88,9 @@ def _is_extension(dtype: Any) -> bool:
     return isinstance(dtype, pd.api.extensions.ExtensionDtype) and not isinstance(dtype, pd.DatetimeTZDtype)
 
 
-def _plain_column(column: pd.Series) -> pd.Series:
+def _plain(column: pd.Series) -> pd.Series:
+    if not _is_extension(column.dtype):
+        return column
     missing = column.isna()
     if (
         pd.api.types.is_numeric_dtype(column.dtype)

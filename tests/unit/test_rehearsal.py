@@ -148,6 +148,14 @@ class TestFreshProcess:
             check_example=True,
         )
 
+    def test_text_is_what_callers_send(self, tmp_path: Path) -> None:
+        refused(
+            Bundle(model=month_of_a),
+            tmp_path,
+            r"'month_of_a' failed: AttributeError.*Give a few rows of raw input, as callers will send them\.",
+            input_example=pd.DataFrame({"a": ["x", None], "b": [1.5, None]}),
+        )
+
     def test_a_step_that_needs_categories_which_no_caller_can_send(self, tmp_path: Path) -> None:
         refused(
             Bundle(model=needs_category),
