@@ -14,7 +14,7 @@ from typing import cast
 import httptools
 
 from mlflow_restaurant.entities import ReplicaRoute
-from mlflow_restaurant.process.protocol import COUNTS, TURN
+from mlflow_restaurant.process.merging import COUNTS, TURN
 
 ORIGIN = "http://replica"
 HOP_BY_HOP = frozenset(

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 if __package__:
-    from mlflow_restaurant.process import lease, protocol
+    from mlflow_restaurant.process import lease, merging
     from mlflow_restaurant.replica import own_steps
     from mlflow_restaurant.replica.model_guard import IN_TURN, Guard, limit_threads
     from mlflow_restaurant.replica.traces import TRACES
@@ -33,10 +33,10 @@ else:  # run by its path, outside the package; a model's own modules may have th
 
     sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process")
     import lease  # type: ignore[no-redef,import-not-found,unused-ignore]
-    import protocol  # type: ignore[no-redef,import-not-found,unused-ignore]
+    import merging  # type: ignore[no-redef,import-not-found,unused-ignore]
 
     del sys.path[0]
-    for name in ("own_steps", "model_guard", "traces", "lease", "protocol"):
+    for name in ("own_steps", "model_guard", "traces", "lease", "merging"):
         del sys.modules[name]
 
 TYPE_CHECKING = False
@@ -179,9 +179,9 @@ def with_headers_of_gateway(app: "Any") -> "Any":
     async def wrapped(scope: "Any", receive: "Any", send: "Any") -> None:
         headers = scope.get("headers", ())
         names = {name for name, _ in headers}
-        IN_TURN.set(protocol.TURN in names)
-        if protocol.COUNTS in names and not tells_apart:
-            await send({"type": "http.response.start", "status": protocol.APART, "headers": []})
+        IN_TURN.set(merging.TURN in names)
+        if merging.COUNTS in names and not tells_apart:
+            await send({"type": "http.response.start", "status": merging.APART, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
         if not all(value.isascii() for _, value in headers):
@@ -195,13 +195,13 @@ def with_headers_of_gateway(app: "Any") -> "Any":
 def with_turn(app: "Any") -> "Any":
     """`with_headers_of_gateway` for a WSGI application, but for values that are not ASCII."""
     turn, counts = (
-        "HTTP_" + name.decode().upper().replace("-", "_") for name in (protocol.TURN, protocol.COUNTS)
+        "HTTP_" + name.decode().upper().replace("-", "_") for name in (merging.TURN, merging.COUNTS)
     )
 
     def wrapped(environ: "Any", start_response: "Any") -> "Any":
         IN_TURN.set(turn in environ)
         if counts in environ:
-            start_response(f"{protocol.APART} Conflict", [("Content-Length", "0")])
+            start_response(f"{merging.APART} Conflict", [("Content-Length", "0")])
             return []
         return app(environ, start_response)
 

@@ -19,7 +19,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mlflow_restaurant.process.protocol import AT_ONCE, COUNTS, STATUS_LINES, TURN
+from mlflow_restaurant.process.merging import COUNTS, TURN
+from mlflow_restaurant.process.protocol import AT_ONCE, STATUS_LINES
 from mlflow_restaurant.replica.model_guard import IN_TURN
 from mlflow_restaurant.replica.traces import TRACES
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_restaurant.process.protocol import APART, COUNTS
+from mlflow_restaurant.process.merging import APART, COUNTS
 from mlflow_restaurant.replica.fast import Shortcuts
 from mlflow_restaurant.replica.inputs import NotCovered
 

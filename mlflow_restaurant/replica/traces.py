@@ -9,6 +9,10 @@ import threading
 import time
 import traceback
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class Traces:
     """Prints the stack traces of requests, so many in each window of time: whoever causes errors must not fill the log.
@@ -22,6 +26,7 @@ class Traces:
         self.most, self.window_s = most, window_s
         self.ends, self.printed, self.left_out = 0.0, 0, 0
         self.lock = threading.Lock()
+        self.muted = False
 
     def admit(self, now: "float | None" = None) -> bool:
         """Tell whether one more may be printed; says first how many were left out, once they may be again."""
@@ -35,9 +40,18 @@ class Traces:
             self.left_out += self.printed > self.most
             return self.printed <= self.most
 
+    @contextlib.contextmanager
+    def mute(self) -> "Iterator[None]":
+        """Print none within, of errors that are expected."""
+        self.muted = True
+        try:
+            yield
+        finally:
+            self.muted = False
+
     def print(self, error: BaseException) -> None:
         """Print the stack trace of an error, unless there were too many."""
-        if self.admit():
+        if not self.muted and self.admit():
             self._say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
 
     def _say(self, text: str) -> None:

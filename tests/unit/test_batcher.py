@@ -29,7 +29,8 @@ from mlflow_restaurant.gateway.upstream import (
     Headers,
     Message,
 )
-from mlflow_restaurant.process.protocol import APART, AT_ONCE
+from mlflow_restaurant.process.merging import APART
+from mlflow_restaurant.process.protocol import AT_ONCE
 
 LONG_S = 60.0
 JSON: Headers = [(b"content-type", b"application/json")]

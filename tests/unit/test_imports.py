@@ -214,7 +214,7 @@ def test_what_runs_in_environments_without_this_package_imports_none_of_it_at_th
         "replica.model_guard",
         "replica.traces",
         "process.lease",
-        "process.protocol",
+        "process.merging",
     ):
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
         names = {

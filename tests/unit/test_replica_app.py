@@ -7,6 +7,8 @@ import contextlib
 import contextvars
 import json
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow.types import DataType
 
-from mlflow_restaurant.process.protocol import APART, COUNTS, TURN
+from mlflow_restaurant.process.merging import APART, COUNTS, TURN
 from mlflow_restaurant.replica import app, fast, serving, trial
 from mlflow_restaurant.replica.model_guard import IN_TURN, Guard
 
@@ -40,6 +42,24 @@ def test_the_gateway_says_whose_turn_it_is(sent: bool) -> None:
     contextvars.copy_context().run(app.with_turn(wsgi), environ, None)
 
     assert seen == [sent, sent]
+
+
+def test_it_is_run_by_its_path_where_the_package_is_missing(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; "
+        f"sys.path.insert(0, {str(Path(app.__file__).parent)!r}); "
+        f"found = runpy.run_path({app.__file__!r}, run_name='replica'); "
+        "print(found['merging'].APART, found['TRACES'].most, 'merging' in sys.modules, 'lease' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.stdout.split() == [str(APART), "100", "False", "False"]
 
 
 # -- shortcuts in front of MLflow's application ----------------------------------------------------------------------

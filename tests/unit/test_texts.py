@@ -28,8 +28,9 @@ from mlflow_restaurant.bundle import Bundle
 from mlflow_restaurant.bundle.loader import BundleModel
 from mlflow_restaurant.entities import BatchRoute
 from mlflow_restaurant.gateway import scoring
-from mlflow_restaurant.process.protocol import APART
+from mlflow_restaurant.process.merging import APART
 from mlflow_restaurant.replica import fast, inputs, serving, texts
+from mlflow_restaurant.replica.model_guard import Guard
 
 TYPES = {"x": DataType.double, "s": DataType.string, "ok": DataType.boolean, "t": DataType.string}
 DRAWN = np.random.default_rng(3)
@@ -262,3 +263,18 @@ def test_a_model_that_sees_a_difference_is_found_out(
 def test_what_only_mlflow_knows_is_sent_alone(content: list[list[Any]], counts: bytes) -> None:
     served = serving.Scoring(None, model_with("OneHotEncoder"))  # type: ignore[arg-type]
     assert served.answer(body(content, inputs.SPLIT, list(TYPES)), counts) == (APART, b"")
+
+
+def test_what_made_up_input_leads_to_is_not_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    def picky(codes: Any) -> Any:
+        raise ValueError("not these")
+
+    whole = fitted(NUMBERS, ("s", ENCODER, ["s", "t"]))
+    (_, columns), (_, tree) = whole.steps
+    model = pyfunc(Bundle(columns, tree, picky), TYPES)
+    Guard(None).guard(model)
+    found = fast.shortcuts(model)
+
+    assert found is not None
+    assert not found.tells_requests_apart
+    assert "not these" not in capsys.readouterr().err

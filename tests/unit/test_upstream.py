@@ -21,7 +21,7 @@ from mlflow_restaurant.gateway.upstream import (
     Message,
     Upstream,
 )
-from mlflow_restaurant.process.protocol import COUNTS, TURN
+from mlflow_restaurant.process.merging import COUNTS, TURN
 
 LONG_S = 10.0
 POST = Message("POST", "/invocations", [(b"content-type", b"application/json")], b"{}")
