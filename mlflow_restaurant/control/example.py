@@ -27,7 +27,6 @@ class Example:
 
     Args:
         home: has the model's files.
-        revision: of the replica.
         on_stray: told why, when the replica's answer is not the golden one.
 
     Attributes:
@@ -36,64 +35,61 @@ class Example:
         stray: why the replica's answer is not the golden one; empty if it is.
     """
 
-    def __init__(self, home: Home, revision: Revision, on_stray: Callable[[str], None]) -> None:
-        self.home, self.revision, self.on_stray = home, revision, on_stray
+    def __init__(self, home: Home, on_stray: Callable[[str], None]) -> None:
+        self.home, self.on_stray = home, on_stray
         self.answers: list[bytes] = []
         self.disagreement: str | None = None
         self.stray = ""
 
-    async def must_score(self, socket: Path) -> None:
+    async def must_score(self, revision: Revision, socket: Path) -> None:
         """Score it for a revision that does not serve yet: twice, and its rows alone where that decides on merging.
 
         Raises:
             RestaurantError: it does not score.
         """
         self.stray = ""
-        if not self.revision.artifact.has_example:
+        if not revision.artifact.has_example:
             return
-        body = self._body()
-        answer = await self._score(socket, body)
-        self._compare_with_golden(answer)
-        self.answers = [answer, await self._score(socket, body)]
-        if needs_comparison(self.revision.config.batching, self.revision.artifact.batch_facts):
-            self.disagreement = await self._compare_rows(socket, body, answer)
+        body = self._body(revision)
+        answer = await self._score(revision, socket, body)
+        self._compare_with_golden(revision, answer)
+        self.answers = [answer, await self._score(revision, socket, body)]
+        if needs_comparison(revision.config.batching, revision.artifact.batch_facts):
+            self.disagreement = await self._compare_rows(revision, socket, body, answer)
 
-    async def scored_again(self, socket: Path) -> None:
+    async def scored_again(self, revision: Revision, socket: Path) -> None:
         """Score it with a process that takes another's place: it must still give the golden answer, or else `stray` says so."""
         self.stray = ""
-        if self._has_golden():
+        if _has_golden(revision):
             try:
-                self._compare_with_golden(await self._score(socket, self._body()))
+                self._compare_with_golden(revision, await self._score(revision, socket, self._body(revision)))
             except RestaurantError as e:
                 self._strays(str(e))
 
-    async def looked_at(self, socket: Path) -> None:
+    async def looked_at(self, revision: Revision, socket: Path) -> None:
         """See whether a process that was taken over still gives the golden answer; one that is too busy is left alone."""
-        if self._has_golden():
+        if _has_golden(revision):
             with contextlib.suppress(RestaurantError, OSError):
-                self._compare_with_golden(await self._score(socket, self._body()))
+                self._compare_with_golden(revision, await self._score(revision, socket, self._body(revision)))
 
-    def _has_golden(self) -> bool:
-        return self.revision.golden is not None and self.revision.artifact.has_example
+    def _body(self, revision: Revision) -> bytes:
+        return (self.home.models / revision.artifact.digest / EXAMPLE_FILE).read_bytes()
 
-    def _body(self) -> bytes:
-        return (self.home.models / self.revision.artifact.digest / EXAMPLE_FILE).read_bytes()
-
-    async def _score(self, socket: Path, body: bytes) -> bytes:
-        status, answer = await call_replica(socket, "/invocations", body, self.revision.config.timeout_s)
+    async def _score(self, revision: Revision, socket: Path, body: bytes) -> bytes:
+        status, answer = await call_replica(socket, "/invocations", body, revision.config.timeout_s)
         if status != 200:
             raise RestaurantError(f"the model does not score its own input example: {error_message(answer)}")
         return answer
 
-    def _compare_with_golden(self, answer: bytes) -> None:
-        if self.revision.golden is not None and (where := strays(self.revision.golden, answer)):
+    def _compare_with_golden(self, revision: Revision, answer: bytes) -> None:
+        if revision.golden is not None and (where := strays(revision.golden, answer)):
             self._strays(f"its answer to the model's input example is not the golden one any more: {where}")
 
     def _strays(self, reason: str) -> None:
         self.stray = reason
         self.on_stray(reason)
 
-    async def _compare_rows(self, socket: Path, example: bytes, answer: bytes) -> str:
+    async def _compare_rows(self, revision: Revision, socket: Path, example: bytes, answer: bytes) -> str:
         """Say how the first rows of the input example score otherwise alone than together; empty if they don't."""
         rows = rows_of(example)
         if not rows:
@@ -104,7 +100,11 @@ class Example:
         if len(set(compared)) == 1:
             return EQUAL_ROWS
         try:
-            alone = [predictions_of(await self._score(socket, row)) for row in compared]
+            alone = [predictions_of(await self._score(revision, socket, row)) for row in compared]
         except RestaurantError as e:
             return f"a row of its input example alone fails: {e}"
         return disagreement(predictions_of(answer), alone)
+
+
+def _has_golden(revision: Revision) -> bool:
+    return revision.golden is not None and revision.artifact.has_example

@@ -74,7 +74,7 @@ class Replica:
         self.tells_requests_apart: bool | None = None
         self.recycled = False
         self.weight = Weight(revision.config.max_memory_mb)
-        self.example = Example(home, revision, self._strays)
+        self.example = Example(home, self._strays)
         self.task: asyncio.Task[None] | None = None
         self.started = time.monotonic()
         self.start_s: float | None = None
@@ -252,12 +252,12 @@ class Replica:
         self.own_step = message.get("own_step")
         self.tells_requests_apart = bool(message.get("tells_requests_apart"))
         if self.verify:
-            await self.example.must_score(self.socket)
+            await self.example.must_score(self.revision, self.socket)
         else:
-            await self.example.scored_again(self.socket)
+            await self.example.scored_again(self.revision, self.socket)
 
     async def _watch(self, record: ProcessRecord) -> None:
-        looking = asyncio.ensure_future(self.example.looked_at(self.socket))
+        looking = asyncio.ensure_future(self.example.looked_at(self.revision, self.socket))
         try:
             await wait_for_exit(record)
             end_orphans(record.pid)
