@@ -152,8 +152,10 @@ def save_model(
         model.save(str(root / MLMODEL_FILE_NAME))
         infers = conda_env is None and pip_requirements is None
         modules = _rehearse(root, run, check_example, infers)
-        inside = directory.nested_requirements(root, steps, source)
-        inferred = requirements.of_bundle(modules, steps, inside) if infers else None
+        inferred = None
+        if infers:
+            inside = directory.nested_requirements(root, steps, source)
+            inferred = requirements.of_bundle(modules, steps, inside)
         _write_environment(root, conda_env, inferred, pip_requirements, extra_pip_requirements)
         directory.remove_bytecode(root)
 

@@ -31,11 +31,11 @@ class Routes:
 
     async def tell(self) -> bool:
         """Tell the gateways of what is to be routed now, and those who wait for that; whether every gateway knows."""
-        told, self._untold = self._untold, []
+        count = len(self._untold)
         await self.publish()
         if not self.published:
-            self._untold += told
             return False
+        told, self._untold = self._untold[:count], self._untold[count:]
         for future in told:
             if not future.done():
                 future.set_result(None)

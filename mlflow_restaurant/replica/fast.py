@@ -86,21 +86,21 @@ class Failing:
 
 
 class Shortcuts:
-    """Scores JSON with one model; `predict` calls the model with what was built from a request.
-
-    Attributes:
-        tells_requests_apart: whether requests may be put together in whose texts other values are missing (see `texts`).
-    """
+    """Scores JSON with one model; `predict` calls the model with what was built from a request."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.schema = model.metadata.get_input_schema()
         self.params_schema = model.metadata.get_params_schema()
         self.inputs = inputs_of(model)
-        self.tells_requests_apart = False
         self.takes_params = _takes_params(model._predict_fn)
         # What `PyFuncModel.predict` leaves behind in the model.
         model.input_schema, model.params_schema = self.schema, self.params_schema
+
+    @property
+    def tells_requests_apart(self) -> bool:
+        """Whether requests may be put together in whose texts other values are missing (see `texts`)."""
+        return self.inputs.text_as_objects
 
     def score(self, body: bytes, counts: Sequence[int] | None = None) -> Any:
         """Return the answer to a JSON body as MLflow's `InvocationsResponse`.
@@ -177,9 +177,7 @@ def shortcuts(model: Any) -> Shortcuts | None:
         if not trial.knows_mlflow():
             return None
         found = Shortcuts(model)
-        found.tells_requests_apart = texts.are_told_apart(found)
-        if isinstance(found.inputs, Table):
-            found.inputs.text_as_objects = found.tells_requests_apart
+        found.inputs.text_as_objects = texts.are_told_apart(found)
         return found
     except Exception:  # of an MLflow that has changed, or of a model that is not covered
         return None

@@ -206,25 +206,23 @@ class Table:
             if array.shape != (len(rows), self.width):
                 raise NotCovered
             return block(array) if self.as_array else self.frame(array)
-        columns = zip(*rows, strict=True)
-        arrays = {
-            name: column(values)
-            for name, column, values in zip(self.names, self.columns, columns, strict=True)
-        }
-        return pd.DataFrame(arrays)
+        return self._by_column(rows, None)
 
     def _together(self, rows: list[Any], counts: Sequence[int] | None) -> Any:
         counts = [len(rows)] if counts is None else counts
         if not rows or len(rows) != sum(counts):
             raise NotCovered
-        columns = dict(zip(self.names, zip(*rows, strict=True), strict=True))
+        return self._by_column(rows, counts)
+
+    def _by_column(self, rows: list[Any], counts: Sequence[int] | None) -> Any:
+        """Return the table of rows; with `counts`, text as objects."""
         arrays = {
-            name: column(columns[name])
-            for name, column in zip(self.names, self.columns, strict=True)
-            if column is not string_column
+            name: column(values)
+            if counts is None or column is not string_column
+            else text_column(values, counts)
+            for name, column, values in zip(self.names, self.columns, zip(*rows, strict=True), strict=True)
         }
-        arrays |= {name: text_column(columns[name], counts) for name in self.texts}
-        return pd.DataFrame({name: arrays[name] for name in self.names})
+        return pd.DataFrame(arrays)
 
     def frame(self, array: Any) -> Any:
         """Return the table with an array of floats in it."""
@@ -237,6 +235,7 @@ class Tensor:
 
     enforced = False
     as_array = False
+    text_as_objects = False
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype

@@ -165,6 +165,11 @@ def running(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(with_a_limit())
 
 
+def echoed(body: bytes) -> Answer:
+    """Answer with the values as text."""
+    return Answer(200, [], json.dumps({"predictions": [str(value) for value in values_of(body)]}).encode())
+
+
 class Gate:
     """Holds requests back until it is opened."""
 
@@ -307,8 +312,7 @@ class TestTogether:
 
             async def answer(slots: Slots, message: Message) -> Answer:
                 counts.append(message.counts)
-                predictions = json.dumps({"predictions": [str(v) for v in values_of(message.body)]}).encode()
-                return Answer(200, [], predictions)
+                return echoed(message.body)
 
             site = Site(route("a", columns={"x": "string"}, tells_requests_apart=told_apart), answer)
             calls = [site.call("a"), site.call(None), site.call("b", None)]
@@ -331,11 +335,7 @@ class TestTogether:
     def test_a_replica_that_cannot_tell_them_apart_gets_each_alone(self) -> None:
         async def test() -> None:
             async def answer(slots: Slots, message: Message) -> Answer:
-                if message.counts:
-                    return Answer(APART, [], b"")
-                return Answer(
-                    200, [], json.dumps({"predictions": [str(v) for v in values_of(message.body)]}).encode()
-                )
+                return Answer(APART, [], b"") if message.counts else echoed(message.body)
 
             site = Site(route("a", columns={"x": "string"}, tells_requests_apart=True), answer)
             calls = [site.call("a"), site.call(None), site.call("b")]
