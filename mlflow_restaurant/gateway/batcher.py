@@ -8,8 +8,8 @@ is resolved exactly once, whatever becomes of the others in its batch:
   them; so a row that is wrong fails only its own request; where many failed lately, each is sent alone at once;
 - a replica that breaks the connection costs one more try of the same batch at another; after that each request is sent
   alone, since one of them may be what ends replicas;
-- a replica that hangs is given up long before the time of the requests is over, and each is sent alone; the one at which
-  a replica hangs again waits for all that came before;
+- a replica that hangs is given up long before the time of the requests is over; each is sent alone, after all that came
+  before, and so is the one at which a replica hangs again;
 - where the model itself ended the replica, each request is sent alone at once;
 - an answer that is not one prediction for each row ends merging for that revision;
 - where functions of the model's author predict, each request is sent alone when a prediction is missing, beside which
@@ -282,13 +282,17 @@ class Batcher:
                 self.dispatcher.release(slots, scoring=True)
 
     def _hung(self, batch: Batch) -> None:
-        """Send each request of a batch alone; let the one at which a replica hung alone wait for the others."""
+        """Send each request of a batch alone, and the one at which a replica hung alone again.
+
+        They wait for all that came before: whatever is sent before the one that hangs gets its answer in time.
+        """
+        behind = time.monotonic()
         if len(batch.calls) > 1:
             self._count(metrics.RERUNS)
-            self._put_back(*[Batch([call], tries=1, suspect=True) for call in batch.calls])
+            self._put_back(*[Batch([call], tries=1, suspect=True) for call in batch.calls], behind=behind)
             return
         batch.suspect = False
-        self._put_back(batch, behind=time.monotonic())
+        self._put_back(batch, behind=behind)
 
     def _finish(self, batch: Batch, error: RestaurantError) -> None:
         for call in batch.calls:

@@ -88,7 +88,7 @@ class Queue:
         Args:
             behind: let all that came before this moment, on the clock of `Call.started`, go first.
         """
-        for batch in reversed(batches):
+        for batch in batches if behind is not None else reversed(batches):
             calls = batch.waiting()
             if len(calls) > 1 and batch.reader is not self.reader:
                 for call in calls:

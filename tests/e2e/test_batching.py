@@ -293,7 +293,7 @@ def test_rows_that_take_long_end_no_replica(deployed: RestaurantDeploymentClient
 def test_a_row_that_hangs_costs_no_other_its_answer_though_one_took_long_before(
     deployed: RestaurantDeploymentClient, actor: Path
 ) -> None:
-    config = {"batching": "on", "timeout_s": 8}
+    config = {"batching": "on", "timeout_s": 12}
     url = deployed.create_deployment("hanging", str(actor), config=config)["url"]
     for action in ("say 1", "sleep:1"):
         assert do(url, action).status == 200

@@ -536,6 +536,28 @@ class TestTrouble:
 
         running(test)
 
+    def test_a_row_at_which_replicas_hang_is_not_tried_again_before_what_waits_already(self) -> None:
+        async def test() -> None:
+            hanging = asyncio.Event()
+
+            async def respond(_: Slots, message: Message) -> Answer:
+                if 13.0 in values_of(message.body):
+                    await hanging.wait()
+                    raise Hanging("it takes long")
+                return answered(message.body)
+
+            site = Site(route("a", max_rows=128), respond)
+            beside = [site.call(13.0), site.call(1.0)]
+            await settle()
+            waiting = [site.call(2.0), site.call(3.0)]
+            hanging.set()
+            await settle()
+
+            assert site.batches[:4] == [[13.0, 1.0], [2.0, 3.0], [13.0], [1.0]]
+            assert all(site.body(call).startswith(b'{"predictions"') for call in [beside[1], *waiting])
+
+        running(test)
+
     def test_rows_that_take_long_go_together_as_far_as_there_is_time(self) -> None:
         async def test() -> None:
             async def respond(_: Slots, message: Message) -> Answer:

@@ -64,6 +64,14 @@ class TestBehind:
         assert taken(waiting) == [hung]
         assert taken(waiting) == [after]
 
+    def test_several_keep_their_order(self) -> None:
+        hung, before = [call(float(i)) for i in range(3)], call(9.0)
+        waiting = queue(before)
+        waiting.put_back(*[Batch([one]) for one in hung], behind=10.0)
+
+        assert taken(waiting) == [before]
+        assert [taken(waiting) for _ in hung] == [[one] for one in hung]
+
     def test_what_is_tried_again_goes_before_it(self) -> None:
         hung, again = call(1.0), call(2.0)
         waiting = queue()
