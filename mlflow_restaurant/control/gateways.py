@@ -1,7 +1,8 @@
 """The gateway processes of a home, and the port they share.
 
 The controller owns the listening socket and every gateway inherits it: while a gateway is replaced, callers wait in
-the socket's backlog instead of being refused. A new controller gets the socket back from a gateway that still runs.
+the socket's backlog instead of being refused. A new controller gets the socket back from a gateway that still runs, and
+goes on with those gateways that are of its own version.
 What takes longest in the start of a gateway, more than a second, is what it imports; so one more stands by that has
 done so, and takes the place of one that ends.
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlflow_restaurant._version import __version__
 from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.gateway_process import (
     CALL_TIMEOUT_S,
@@ -74,6 +76,7 @@ class GatewayFleet:
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
         self.table = RouteTable(version=-1)
+        self.published = asyncio.Event()
         self.standby: Launched | None = None
 
     @property
@@ -96,9 +99,10 @@ class GatewayFleet:
             if record.kind == STANDBY:  # that of an earlier controller, with which it ended
                 remove_record(self.home.run, record.id)
         self.listener = self._inherited(alive) or self._open()
+        others = [r for r in alive if r.version != __version__]
         for record in alive:
-            self._keep(self._adopted(record))
-        for _ in range(self.settings.gateways - len(alive)):
+            self._keep(self._relieved(record) if record in others else self._adopted(record))
+        for _ in range(self.settings.gateways - len(alive) + len(others)):
             self._keep(self._supervised())
         self._keep(self._stand_by())
 
@@ -160,6 +164,13 @@ class GatewayFleet:
         finally:
             await self._forget(gateway)
         await self._supervised()
+
+    async def _relieved(self, record: ProcessRecord) -> None:
+        """End a gateway of another version of this package, which may not know this one's routes, once another serves."""
+        await self.published.wait()
+        self.note(f"gateway {record.id} is of version {record.version or 'unknown'}; another takes its place")
+        await end_process(record, GRACE_S + 2)
+        await self._forget(Gateway(self.home, record.id))
 
     async def _supervised(self) -> None:
         """Run one gateway, and its successors when it ends."""
@@ -281,6 +292,7 @@ class GatewayFleet:
         except UNREACHABLE:
             return False
         gateway.acknowledged = answer["version"]
+        self.published.set()
         fault_point("routes: a gateway knows them")
         return bool(gateway.acknowledged == self.table.version)
 

@@ -20,6 +20,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.records import read_records, record_path
 
 from ..support import Load, do, eventually, records
 
@@ -40,6 +41,16 @@ def kill_controller(client: RestaurantDeploymentClient) -> None:
     (pid,) = records(client.home, "controller")
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not records(client.home, "controller"), "the controller is dead")
+
+
+def of_another_version(home: Home) -> None:
+    """Make the gateways that run pass for those of another version of this package."""
+    for record in read_records(home.run):
+        if record.kind == "gateway":
+            path = record_path(home.records, record.id)
+            path.write_text(
+                record.model_copy(update={"version": "0.0.1"}).model_dump_json(), encoding="utf-8"
+            )
 
 
 def running(client: RestaurantDeploymentClient, name: str = "a") -> set[int]:
@@ -164,3 +175,20 @@ def test_replicas_that_died_meanwhile_come_back(client: RestaurantDeploymentClie
     ControlClient(client.home).ensure_running()
     eventually(lambda: len(running(client)) == 3, "there are three again")
     assert pids[2] in running(client)
+
+
+def test_a_gateway_of_another_version_is_replaced_and_nobody_notices(
+    client: RestaurantDeploymentClient, actor: Path
+) -> None:
+    url = client.create_deployment("a", str(actor))["url"]
+    replicas, before = running(client), records(client.home, "gateway")
+    with Load(url).running() as load:
+        of_another_version(client.home)
+        kill_controller(client)
+        ControlClient(client.home).ensure_running()
+        eventually(lambda: not set(records(client.home, "gateway")) & set(before), "it is replaced")
+        load.wait_for(20)
+    assert not load.failures()
+    assert len(records(client.home, "gateway")) == 1
+    assert running(client) == replicas
+    assert "is of version 0.0.1; another takes its place" in str(ControlClient(client.home).events())
