@@ -124,6 +124,8 @@ class Shortcuts:
         try:
             raw = self.predict(built, params)
         except Exception as e:
+            if counts is None and self.inputs.text_as_objects:  # the error may tell the types of the columns
+                return self._by_mlflow(data)
             failed = Failing(self.model.metadata, e)
             return scoring_server.invocations(data, JSON_TYPE, failed, self.schema)
         return scoring_server.InvocationsResponse(written(raw), 200, JSON_TYPE)

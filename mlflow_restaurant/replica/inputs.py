@@ -80,15 +80,21 @@ def string_column(values: tuple[Any, ...]) -> Any:
     return list(values)
 
 
-BESIDE_TEXT = pd.DataFrame({"text": ["text", None]})["text"][1]
-"""What pandas makes of a null beside text; where a column has nothing but nulls, they stay."""
+def beside_text() -> Any:
+    """Return what pandas makes of a null beside text now, which a model may have set; where all are nulls, they stay."""
+    return pd.DataFrame({"text": ["text", None]})["text"][1]
 
 
-def text_column(values: tuple[Any, ...], counts: Sequence[int]) -> Any:
+def text_column(values: tuple[Any, ...], counts: Sequence[int], missing: Any) -> Any:
     """Return a column of the texts of several requests, in which each null is what it is in its own request.
 
     Such a column is one of Python's objects; not every model takes it for the one that pandas makes of the texts of one
     request (see `texts`).
+
+    Args:
+        values: the texts, and nulls.
+        counts: rows of each request.
+        missing: see `beside_text`.
 
     Raises:
         NotCovered: there is something else than text.
@@ -105,7 +111,7 @@ def text_column(values: tuple[Any, ...], counts: Sequence[int]) -> Any:
         for count in counts:
             start, end = end, end + count
             if count > 1 and set(map(type, values[start:end])) == kinds:
-                column[start:end] = [BESIDE_TEXT if value is None else value for value in values[start:end]]
+                column[start:end] = [missing if value is None else value for value in values[start:end]]
     return pd.Series(column, dtype=object, copy=False)
 
 
@@ -139,6 +145,7 @@ class Table:
         self.all_doubles = set(types.values()) == {DataType.double}
         self.texts = [name for name, kind in types.items() if kind is DataType.string]
         self.index = pd.DataFrame({name: [] for name in self.names}).columns
+        self.missing = beside_text()
 
     def build(self, form: str, content: Any, counts: Sequence[int] | None = None) -> Any:
         """Return the table for what a request says in the format `form`.
@@ -219,7 +226,7 @@ class Table:
         arrays = {
             name: column(values)
             if counts is None or column is not string_column
-            else text_column(values, counts)
+            else text_column(values, counts, self.missing)
             for name, column, values in zip(self.names, self.columns, zip(*rows, strict=True), strict=True)
         }
         return pd.DataFrame(arrays)

@@ -25,7 +25,9 @@ from mlflow_restaurant.replica.traces import TRACES
 if TYPE_CHECKING:
     from mlflow_restaurant.replica.fast import Shortcuts
 
-STEPS = frozenset({"OneHotEncoder", "OrdinalEncoder", "SimpleImputer", "TargetEncoder"})
+IMPUTER = "SimpleImputer"
+"""What it doesn't fill in it hands on, and what comes next may take that for something else beside other rows."""
+STEPS = frozenset({"OneHotEncoder", "OrdinalEncoder", IMPUTER, "TargetEncoder"})
 BUNDLE = "restaurant"
 """The flavor of bundles, whose code is the one that each was saved with."""
 ANY_TEXT = "text"
@@ -51,7 +53,8 @@ def are_told_apart(shortcuts: Shortcuts) -> bool:
 
 def _is_told_apart(shortcuts: Shortcuts, table: Table) -> bool:
     readers = list(_readers(_estimator(shortcuts.model), table))
-    return all(_is_known(step) for step, _ in readers) and _same_as_alone(shortcuts, table, _words(readers))
+    known = all(_are_known(steps) for steps, _ in readers)
+    return known and _same_as_alone(shortcuts, table, _words(readers))
 
 
 def _estimator(model: Any) -> Any:
@@ -61,22 +64,28 @@ def _estimator(model: Any) -> Any:
     return sklearn_model(model)
 
 
-def _readers(estimator: Any, table: Table) -> Iterator[tuple[Any, list[str]]]:
-    """Yield what reads columns of text in a fitted model, with their names; None for what is not looked into."""
+def _readers(estimator: Any, table: Table) -> Iterator[tuple[list[Any], list[str]]]:
+    """Yield the steps through which text goes in a fitted model, with the columns of the first; none for what is not known."""
     from sklearn.compose import ColumnTransformer
+
+    steps = _steps(estimator)
+    if type(steps[0]) is not ColumnTransformer:
+        yield (steps if len(table.texts) == table.width else []), table.names
+        return
+    for _, step, columns in steps[0].transformers_:
+        names = _names(columns, steps[0])
+        if names is None:
+            yield [], table.texts
+        elif not set(table.texts).isdisjoint(names):
+            yield _steps(step), names
+
+
+def _steps(estimator: Any) -> list[Any]:
     from sklearn.pipeline import Pipeline
 
-    # What comes after the first step of a pipeline gets that step's output in both cases.
-    first = estimator.steps[0][1] if type(estimator) is Pipeline and estimator.steps else estimator
-    if type(first) is not ColumnTransformer:
-        yield (first if len(table.texts) == table.width else None), table.texts
-        return
-    for _, step, columns in first.transformers_:
-        names = _names(columns, first)
-        if names is None:
-            yield None, table.texts
-        elif found := [name for name in names if name in table.texts]:
-            yield (step.steps[0][1] if type(step) is Pipeline and step.steps else step), found
+    if type(estimator) is Pipeline and estimator.steps:
+        return [step for _, step in estimator.steps]
+    return [estimator]
 
 
 def _names(columns: Any, transformer: Any) -> list[str] | None:
@@ -87,6 +96,16 @@ def _names(columns: Any, transformer: Any) -> list[str] | None:
         return None
     found = [transformer.feature_names_in_[c] if type(c) is int else c for c in columns]
     return found if all(isinstance(name, str) for name in found) else None
+
+
+def _are_known(steps: list[Any]) -> bool:
+    """Tell whether text becomes numbers in steps that are known; what comes after gets these in both cases."""
+    for step in steps:
+        if not _is_known(step):
+            return False
+        if type(step).__name__ != IMPUTER:
+            return True
+    return False
 
 
 def _is_known(step: Any) -> bool:
@@ -100,10 +119,10 @@ def _is_known(step: Any) -> bool:
     )
 
 
-def _words(readers: list[tuple[Any, list[str]]]) -> dict[str, str]:
+def _words(readers: list[tuple[list[Any], list[str]]]) -> dict[str, str]:
     """Return for columns of text a word that the model knows, as far as it tells."""
     words: dict[str, Any] = {}
-    for step, names in readers:
+    for (step, *_), names in readers:
         categories = getattr(step, "categories_", ())
         words |= {name: next(iter(known), None) for name, known in zip(names, categories, strict=False)}
     return {name: word for name, word in words.items() if isinstance(word, str)}

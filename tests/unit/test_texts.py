@@ -158,7 +158,7 @@ def test_with_each_step_every_request_gets_what_it_gets_alone(name: str, bundled
 
 
 def test_a_null_beside_text_of_its_request_is_what_pandas_makes_of_it() -> None:
-    column = inputs.text_column((None, "a", "b", None, None, None), (1, 1, 2, 2))
+    column = inputs.text_column((None, "a", "b", None, None, None), (1, 1, 2, 2), inputs.beside_text())
     frame = pd.DataFrame({"s": ["b", None]})
 
     assert column.dtype == object
