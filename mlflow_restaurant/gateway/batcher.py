@@ -42,6 +42,7 @@ from mlflow_restaurant.gateway.upstream import (
     Headers,
     Message,
 )
+from mlflow_restaurant.process.merging import NEVER
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -91,6 +92,7 @@ class Batcher:
         self.sweeping: asyncio.TimerHandle | None = None
         self.sweep_at = 0.0
         self.successor: Batcher | None = None
+        self.told_apart_no_more: int | None = None  # the revision that is not
         self.route = dispatcher.route
         self._merge_by(dispatcher.route)
         dispatcher.on_free = self.pump
@@ -110,7 +112,10 @@ class Batcher:
 
     def _merge_by(self, route: DeploymentRoute) -> None:
         self.patience, self.failures = Patience(), Failures()
-        self.queue.read_by(None if self.trust.is_lost(route.revision) else route.batch)
+        batch = None if self.trust.is_lost(route.revision) else route.batch
+        if batch is not None and route.revision == self.told_apart_no_more:
+            batch = batch.model_copy(update={"tells_requests_apart": False})
+        self.queue.read_by(batch)
         self.dispatcher.one_at_a_time = self.merges
 
     # -- the callers' side
@@ -318,8 +323,7 @@ class Batcher:
         if len(batch.calls) == 1:
             call = batch.calls[0]
             return Message("POST", call.path, call.headers, call.body, call.is_plain(), self.merges)
-        counts = b",".join([b"%d" % part.count for part in parts]) if parts[0].kind.told_apart else b""
-        body = scoring.merge(parts)
+        body, counts = scoring.merge(parts), scoring.counts_of(parts)
         return Message("POST", PATH, MERGED_HEADERS, body, plain=True, in_turn=True, counts=counts)
 
     def _is_forgotten(self) -> bool:
@@ -351,6 +355,11 @@ class Batcher:
             reply.headers = stamped(reply.headers, name, slots)
             calls[0].finish(reply)
             return
+        if answer.status == NEVER and not answer.body and slots.revision != self.told_apart_no_more:
+            self.log(name, f"a replica of revision {slots.revision} can't tell requests apart any more")
+            self.told_apart_no_more = slots.revision
+            if self.merges:
+                self._merge_by(self.route)
         if answer.status != 200:
             # To cut it in half would end one replica after the other, or cost more calls than requests.
             if MODEL_EXITED in answer.body or self.failures.most_requests() == 1:

@@ -85,6 +85,13 @@ def merge(parts: Sequence[Part]) -> bytes:
     return b"".join([first.before, b"[", b",".join([part.rows[1:-1] for part in parts]), b"]", first.after])
 
 
+def counts_of(parts: Sequence[Part]) -> bytes:
+    """Return the rows of each part, where the replica must tell them apart; without a null they are all the same to it."""
+    if not parts[0].kind.told_apart or not any(b"null" in part.rows for part in parts):
+        return b""
+    return b",".join([b"%d" % part.count for part in parts])
+
+
 def split(answer: bytes, counts: Sequence[int]) -> list[bytes] | None:
     """Return the answer for each part of a merged request, or None when it is not one prediction for each row.
 

@@ -9,3 +9,6 @@ COUNTS = b"x-restaurant-counts"
 """Sent with requests that were put together: rows of each, as numbers with commas between, by which a missing text is told
 to be what it is in its own request. A replica that can't do that says `APART`, and gets each request alone."""
 APART = 409
+NEVER = 501
+"""What one says instead that could do it with no requests at all, for instance because it was restarted without shortcuts; nothing
+comes with it."""

@@ -181,7 +181,7 @@ def with_headers_of_gateway(app: "Any") -> "Any":
         names = {name for name, _ in headers}
         IN_TURN.set(merging.TURN in names)
         if merging.COUNTS in names and not tells_apart:
-            await send({"type": "http.response.start", "status": merging.APART, "headers": []})
+            await send({"type": "http.response.start", "status": merging.NEVER, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
         if not all(value.isascii() for _, value in headers):
@@ -201,7 +201,7 @@ def with_turn(app: "Any") -> "Any":
     def wrapped(environ: "Any", start_response: "Any") -> "Any":
         IN_TURN.set(turn in environ)
         if counts in environ:
-            start_response(f"{merging.APART} Conflict", [("Content-Length", "0")])
+            start_response(f"{merging.NEVER} Not Implemented", [("Content-Length", "0")])
             return []
         return app(environ, start_response)
 

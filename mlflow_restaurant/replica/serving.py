@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_restaurant.process.merging import APART, COUNTS
+from mlflow_restaurant.process.merging import APART, COUNTS, NEVER
 from mlflow_restaurant.replica.fast import Shortcuts
 from mlflow_restaurant.replica.inputs import NotCovered
 
@@ -53,7 +53,7 @@ class Scoring:
             counts: rows of each of these, as in the header `COUNTS`.
         """
         if counts is not None and not self.shortcuts.tells_requests_apart:
-            return APART, b""
+            return NEVER, b""
         try:
             result = self.shortcuts.score(
                 body, None if counts is None else [int(c) for c in counts.split(b",")]

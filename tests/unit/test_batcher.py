@@ -29,7 +29,7 @@ from mlflow_restaurant.gateway.upstream import (
     Headers,
     Message,
 )
-from mlflow_restaurant.process.merging import APART
+from mlflow_restaurant.process.merging import APART, NEVER
 from mlflow_restaurant.process.protocol import AT_ONCE
 
 LONG_S = 60.0
@@ -347,6 +347,44 @@ class TestTogether:
                 b'{"predictions": ["None"]}',
                 b'{"predictions": ["b"]}',
             ]
+
+        running(test)
+
+    def test_one_that_never_can_is_not_asked_again(self) -> None:
+        async def test() -> None:
+            asked: list[bytes] = []
+
+            async def answer(slots: Slots, message: Message) -> Answer:
+                asked.append(message.counts)
+                return Answer(NEVER, [], b"") if message.counts else echoed(message.body)
+
+            site = Site(route("a", columns={"x": "string"}, tells_requests_apart=True), answer)
+            calls = [site.call("a"), site.call("b"), site.call(None), site.call(None)]
+            await settle()
+            more = [site.call("a"), site.call(None), site.call("b")]
+            await settle()
+
+            assert asked == [b"1,1,1,1", b"", b"", b"", b""]
+            assert site.batches[1:] == [[None, None], ["a", "b"], ["a", "b"], [None]]
+            assert [len(site.outcomes[call]) for call in calls + more] == [1] * 7
+
+        running(test)
+
+    def test_texts_without_a_null_need_not_be_told_apart(self) -> None:
+        async def test() -> None:
+            counts: list[bytes] = []
+
+            async def answer(slots: Slots, message: Message) -> Answer:
+                counts.append(message.counts)
+                return echoed(message.body)
+
+            site = Site(route("a", columns={"x": "string"}, tells_requests_apart=True), answer)
+            calls = [site.call("a"), site.call("b")]
+            await settle()
+
+            assert site.batches == [["a", "b"]]
+            assert counts == [b""]
+            assert [len(site.outcomes[call]) for call in calls] == [1, 1]
 
         running(test)
 

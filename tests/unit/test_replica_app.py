@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow.types import DataType
 
-from mlflow_restaurant.process.merging import APART, COUNTS, TURN
+from mlflow_restaurant.process.merging import APART, COUNTS, NEVER, TURN
 from mlflow_restaurant.replica import app, fast, serving, trial
 from mlflow_restaurant.replica.model_guard import IN_TURN, Guard
 
@@ -78,13 +78,13 @@ def test_what_cannot_tell_requests_apart_asks_for_each_alone() -> None:
 
     scope = {"type": "http", "headers": [(COUNTS, b"1,1")]}
     asyncio.run(app.with_headers_of_gateway(elsewhere)(scope, None, send))
-    assert sent[0]["status"] == APART
+    assert sent[0]["status"] == NEVER
 
     statuses: list[str] = []
     environ = {"HTTP_X_RESTAURANT_COUNTS": "1,1"}
     wsgi = app.with_turn(lambda environ, start: [b"not reached"])
     assert list(wsgi(environ, lambda status, headers: statuses.append(status))) == []
-    assert statuses == [f"{APART} Conflict"]
+    assert statuses == [f"{NEVER} Not Implemented"]
 
 
 def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

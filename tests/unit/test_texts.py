@@ -28,7 +28,7 @@ from mlflow_restaurant.bundle import Bundle
 from mlflow_restaurant.bundle.loader import BundleModel
 from mlflow_restaurant.entities import BatchRoute
 from mlflow_restaurant.gateway import scoring
-from mlflow_restaurant.process.merging import APART
+from mlflow_restaurant.process.merging import APART, NEVER
 from mlflow_restaurant.replica import fast, inputs, serving, texts
 from mlflow_restaurant.replica.model_guard import Guard
 
@@ -224,7 +224,7 @@ def test_others_are_sent_alone(estimator: Any, types: dict[str, DataType]) -> No
         1.0 if kind is DataType.double else True if kind is DataType.boolean else "a"
         for kind in types.values()
     ]
-    assert served.answer(body([row, row], inputs.SPLIT, list(types)), b"1,1") == (APART, b"")
+    assert served.answer(body([row, row], inputs.SPLIT, list(types)), b"1,1") == (NEVER, b"")
 
 
 def test_what_is_not_read_does_not_matter() -> None:
