@@ -157,8 +157,8 @@ class Shortcuts:
         if type(document) is not dict or not document.keys() <= FORMATS | {PARAMS}:
             raise NotCovered
         params = document.get(PARAMS)
-        if self.inputs.enforced and params and not (self.takes_params and self.params_schema is not None):
-            raise NotCovered  # MLflow says in the log that they are ignored
+        if self.inputs.enforced and params and not self.takes_params:
+            raise NotCovered  # MLflow says in the log that they are ignored, which `_enforce_params_schema` does not
         forms = [key for key in document if key != PARAMS]
         if len(forms) != 1:
             raise NotCovered
