@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import FLAVOR_NAME, MAIN, PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema
@@ -225,6 +226,30 @@ def test_others_are_sent_alone(estimator: Any, types: dict[str, DataType]) -> No
         for kind in types.values()
     ]
     assert served.answer(body([row, row], inputs.SPLIT, list(types)), b"1,1") == (NEVER, b"")
+
+
+def test_what_an_imputer_hands_on_to_something_else_is_not_told_apart() -> None:
+    tables = FunctionTransformer(feature_names_out="one-to-one").set_output(transform="pandas")
+    steps = SimpleImputer(strategy="most_frequent"), tables, OneHotEncoder(handle_unknown="ignore")
+    assert not shortcuts(fitted(NUMBERS, ("s", make_pipeline(*steps), ["s", "t"]))).tells_requests_apart
+
+
+def test_errors_tell_the_types_that_mlflow_makes() -> None:
+    def picky(table: Any) -> Any:
+        if (table["x"] > 9).any():
+            raise TypeError("too large")
+        return table
+
+    whole = fitted(("x", FunctionTransformer(picky), ["x"]), ("s", ENCODER, ["s", "t"]))
+    (_, columns), (_, tree) = whole.steps
+    short = shortcuts(Bundle(columns, tree))
+    assert short.tells_requests_apart
+    request = body([[10.0, "a", True, "b"]], inputs.SPLIT, list(TYPES))
+    with pytest.raises(MlflowException) as by_mlflow_itself:
+        short._by_mlflow(request)
+    with pytest.raises(MlflowException) as by_shortcut:
+        short.score(request)
+    assert by_shortcut.value.message == by_mlflow_itself.value.message
 
 
 def test_what_is_not_read_does_not_matter() -> None:
