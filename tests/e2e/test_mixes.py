@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from .conftest import borrowed, saved_from_code
 
 MOST_AT_ONCE = 32
 EXAMPLES = 60
+WAVES = 4
 ECHO = """
 import mlflow
 
@@ -95,6 +97,34 @@ def test_every_caller_gets_what_mlflow_answers_it_alone(served: Served, shortcut
 @pytest.mark.parametrize("shortcuts", ["on", "off"])
 def test_so_does_one_whose_texts_are_missing(encoded: Served, shortcuts: str) -> None:
     everybody_is_answered_as_alone(encoded, shortcuts)
+
+
+@pytest.mark.parametrize(("shortcuts", "calls_a_wave"), [("on", 1), ("off", 2)])
+def test_where_rows_are_told_apart_one_call_has_those_with_and_without_text(
+    shared_home: Home, tmp_path: Path, shortcuts: str, calls_a_wave: int
+) -> None:
+    sklearn_mixed_optional(tmp_path / "encoded")
+    bodies = [row("blue"), row(None)] * 8
+    with borrowed(shared_home) as client, ThreadPoolExecutor(len(bodies)) as pool:
+        # Long enough for all that is sent at once to arrive.
+        config = {"batching": "on", "batch_wait_ms": "500", f"env.{SHORTCUTS_VARIABLE}": shortcuts}
+        url = client.create_deployment("apart", str(tmp_path / "encoded"), config=config)["url"]
+        for _ in range(WAVES):
+            answers = list(pool.map(lambda body: call(f"{url}/invocations", body=body), bodies))
+            assert [answer.status for answer in answers] == [200] * len(bodies)
+            with_text, without = answers[0].predictions, answers[1].predictions
+            assert with_text != without
+            assert [answer.predictions for answer in answers] == [with_text, without] * 8
+        requests, calls = merged_calls(url)
+        client.delete_deployment("apart")
+    assert requests == len(bodies) * WAVES
+    assert abs(calls - calls_a_wave * WAVES) <= 1
+
+
+def row(text: str | None) -> bytes:
+    return json.dumps(
+        {"dataframe_records": [{**dict.fromkeys(TYPED, 1), "boolean": True, "string": text}]}
+    ).encode()
 
 
 def everybody_is_answered_as_alone(served: Served, shortcuts: str) -> None:
