@@ -204,7 +204,10 @@ class ControlClient:
                 else:
                     result: dict[str, Any] = message["result"]
                     return result
-        raise RestaurantError("The server went down before the command was done.")
+        raise RestaurantError(
+            "The server went down before the command was done; a rollout that had begun goes on when it runs again:"
+            " see 'mlflow-restaurant status'."
+        )
 
     def _request(
         self,

@@ -42,6 +42,8 @@ class Commands:
         self.endpoints = EndpointCommands(controller, self.views)
         self.operations: dict[str, asyncio.Task[Any]] = {}
         self.deleting: set[str] = set()
+        self.overtaken: dict[asyncio.Task[Any], str] = {}
+        """By operation that a later command gave up: what its caller is told."""
 
     # -- deployments
 
@@ -147,6 +149,10 @@ class Commands:
 
     async def promote(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
         """Let the revision that is being rolled out serve as soon as its replicas run, whatever its trial says."""
+        if name in self.views.preparing:
+            raise Conflict(
+                f"Deployment '{name}' has nothing to promote yet: the model of its next revision is still being fetched."
+            )
         rollout = self._rollout(name)
         progress(f"promoting revision {rollout.target}")
         self._note("promote", f"revision {rollout.target} shall serve now", name, rollout.target, actor)
@@ -168,6 +174,8 @@ class Commands:
         Returns:
             The deployment; empty if the revision was its first, so that nothing is left of it.
         """
+        if name in self.views.preparing:
+            return await self._abort_preparation(name, progress, actor)
         rollout = self._rollout(name)
         progress(f"giving up revision {rollout.target}")
         self._note("abort", f"revision {rollout.target} is given up", name, rollout.target, actor)
@@ -184,6 +192,15 @@ class Commands:
             return {}
         self.controller.outcomes.check_recorded(name)
         return self.views.get(name)
+
+    async def _abort_preparation(self, name: str, progress: Progress, actor: str) -> dict[str, Any]:
+        """Give a change up of which there is no revision yet: its model is still being fetched."""
+        progress("giving up the revision whose model is being fetched")
+        self._note("abort", "the revision whose model was being fetched is given up", name, None, actor)
+        operation = self.operations[name]
+        self._give_up(operation, f"The change of deployment '{name}' was given up: {ABORTED}.")
+        await asyncio.wait([operation])
+        return self.views.get(name) if name in self.controller.world.deployments else {}
 
     def _note(self, kind: str, message: str, name: str, revision: int | None, actor: str) -> None:
         self.controller.events.note(kind, message, deployment=name, revision=revision, actor=actor)
@@ -244,8 +261,13 @@ class Commands:
                 rollout = self.controller.rollouts.get(name)
                 if rollout is not None:
                     rollout.forsake("the deployment was deleted")
-                operation.cancel()
+                self._give_up(operation, f"Deployment '{name}' was deleted before the command was done.")
             await asyncio.wait([operation])
+
+    def _give_up(self, operation: asyncio.Task[Any], told: str) -> None:
+        """End a command; its caller is told why."""
+        self.overtaken[operation] = told
+        operation.cancel()
 
     async def _turn(self, name: str, change: ChangeOptions, progress: Progress) -> None:
         """Wait, if asked to, until nothing else changes a deployment.
@@ -256,7 +278,8 @@ class Commands:
         while name in self.operations or name in self.controller.rollouts:
             if not change.wait:
                 raise Conflict(
-                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true), or delete it."
+                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true), or give"
+                    f" that up with 'mlflow-restaurant abort {name}'."
                 )
             progress("waiting for the change that is under way")
             operation, rollout = self.operations.get(name), self.controller.rollouts.get(name)
@@ -273,7 +296,12 @@ class Commands:
         self.operations[name] = task
         try:
             yield
+        except asyncio.CancelledError:
+            if task in self.overtaken:
+                raise Cancelled(self.overtaken[task]) from None
+            raise
         finally:
+            self.overtaken.pop(task, None)
             del self.operations[name]
             self._clean_cache()
 
@@ -285,16 +313,20 @@ class Commands:
             raise InvalidRequest(
                 "A model URI is needed, such as models:/NAME@ALIAS, runs:/RUN/NAME or a path."
             )
-        return await self.controller.jobs.fetch(
-            name,
-            model_uri=uri,
-            tracking_uri=request.get("tracking_uri"),
-            registry_uri=request.get("registry_uri"),
-            flavor=request.get("flavor"),
-            env_manager=config.env_manager,
-            environ=request.get("environ") or {},
-            progress=progress,
-        )
+        self.views.preparing.add(name)
+        try:
+            return await self.controller.jobs.fetch(
+                name,
+                model_uri=uri,
+                tracking_uri=request.get("tracking_uri"),
+                registry_uri=request.get("registry_uri"),
+                flavor=request.get("flavor"),
+                env_manager=config.env_manager,
+                environ=request.get("environ") or {},
+                progress=progress,
+            )
+        finally:
+            self.views.preparing.discard(name)
 
     async def _with_environment(
         self, name: str, current: Revision, config: DeploymentConfig, progress: Progress

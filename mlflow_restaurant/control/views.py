@@ -23,6 +23,8 @@ class Views:
         self.controller = controller
         self.deleted: dict[str, dict[str, Any]] = {}
         """What was told last of deployments whose replicas finish what they have."""
+        self.preparing: set[str] = set()
+        """Names of deployments that a model is fetched for: there is no revision of it yet."""
 
     # -- records
 
@@ -206,6 +208,8 @@ class Views:
         return {"revision": rollout.target, "strategy": config.strategy, **report}
 
     def _state(self, deployment: Deployment) -> tuple[DeploymentState, str]:
+        if deployment.name in self.preparing:
+            return DeploymentState.UPDATING, "the model of its next revision is being fetched"
         wanted = self.controller.wanted_of(deployment.name)
         if wanted.serving is None and wanted.target is None:
             return deployment.state, deployment.message

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -240,6 +241,59 @@ def test_a_first_revision_that_is_aborted_leaves_nothing(
 
 
 @contextlib.contextmanager
+def fetching(client: RestaurantDeploymentClient, name: str, change: str) -> Iterator[Future[dict[str, Any]]]:
+    """A creation or an update whose model is fetched from a registry that takes the connection and never answers."""
+    control = ControlClient(client.home)
+    with socket.create_server(("127.0.0.1", 0)) as registry, ThreadPoolExecutor(1) as pool:
+        store = f"http://127.0.0.1:{registry.getsockname()[1]}"
+        request = {"model_uri": "models:/m/1", "tracking_uri": store, "registry_uri": store}
+        command = pool.submit(getattr(control, f"{change}_deployment"), name, request, print)
+        registry.settimeout(60)
+        with registry.accept()[0]:
+            yield command
+
+
+def test_an_update_whose_model_is_being_fetched_is_seen_and_can_be_given_up(
+    client: RestaurantDeploymentClient, url: str
+) -> None:
+    control = ControlClient(client.home)
+    with fetching(client, "a", "update") as update:
+        found = client.get_deployment("a")
+        assert (found["state"], found["message"]) == (
+            "UPDATING",
+            "the model of its next revision is being fetched",
+        )
+        with pytest.raises(RestaurantError, match="nothing to promote yet: .* still being fetched"):
+            control.promote("a", print)
+        with pytest.raises(RestaurantError, match="or give that up with 'mlflow-restaurant abort a'"):
+            control.rollback("a", None, print)
+        after = control.abort("a", print)
+        assert (after["state"], after["revision"]) == ("HEALTHY", 1)
+        with pytest.raises(RestaurantError, match="change of deployment 'a' was given up: it was aborted"):
+            update.result(60)
+    assert [r["state"] for r in control.history("a")] == ["SERVING"]
+    assert client.update_deployment("a", config=settings({"name": "second"}))["revision"] == 2
+
+
+def test_a_deletion_while_the_model_is_being_fetched_is_told(
+    client: RestaurantDeploymentClient, url: str
+) -> None:
+    for name, change in (("a", "update"), ("new", "create")):
+        with fetching(client, name, change) as command:
+            client.delete_deployment(name)
+            with pytest.raises(RestaurantError, match=f"'{name}' was deleted before the command was done"):
+                command.result(60)
+
+
+def test_a_creation_whose_model_is_being_fetched_can_be_given_up(client: RestaurantDeploymentClient) -> None:
+    with fetching(client, "new", "create") as create:
+        assert ControlClient(client.home).abort("new", print) == {}
+        with pytest.raises(RestaurantError, match="it was aborted"):
+            create.result(60)
+    assert "new" not in names(client)
+
+
+@contextlib.contextmanager
 def going_back(home: Home, actor: Path) -> Iterator[tuple[Future[Any], Future[Any]]]:
     """An abort that waits until replicas of the revision before have come back, and the update it gives up."""
     client = get_deploy_client(f"restaurant:{home.path}")
@@ -258,7 +312,7 @@ def going_back(home: Home, actor: Path) -> Iterator[tuple[Future[Any], Future[An
     [
         (
             lambda control: control.delete_deployment("a"),
-            "the deployment was deleted|a later one overtook it",
+            "the deployment was deleted|'a' was deleted before the command was done",
         ),
         (lambda control: control.down(), "goes back from revision 2 at the next 'up'"),
     ],
