@@ -103,7 +103,7 @@ class Commands:
             )
         with self._operation(name):
             artifact = current.artifact
-            if request.get("model_uri"):
+            if request.get("model_uri") is not None:
                 artifact = await self._fetch(name, request, config, progress)
                 if deployment.serving is not None and not change.allow_schema_change:
                     refuse_other_input(name, current.artifact, artifact)

@@ -210,6 +210,11 @@ def test_models_that_are_not_there(standing: RestaurantDeploymentClient, uri: An
     refused(standing, lambda: standing.create_deployment("a", uri), *words)
 
 
+def test_an_update_with_an_empty_uri(standing: RestaurantDeploymentClient) -> None:
+    """As a shell makes of ``-m "$URI"`` when there is no such variable."""
+    refused(standing, lambda: standing.update_deployment("standing", ""), "model URI is needed")
+
+
 @pytest.fixture(scope="module")
 def registered(actor: Path) -> Iterator[None]:
     """A registered model `bad-input` with one version and no alias."""
