@@ -251,7 +251,8 @@ class Controller:
 
     def scaled(self, name: str, scale: Scale) -> None:
         """Note that a deployment has another number of replicas now."""
-        text = f"{scale.replicas} replicas: {scale.reason}" if scale.replicas else f"asleep: {scale.reason}"
+        count = "1 replica" if scale.replicas == 1 else f"{scale.replicas} replicas"
+        text = f"{count}: {scale.reason}" if scale.replicas else f"asleep: {scale.reason}"
         self.events.note("scaled", text, deployment=name)
         self.wake.set()
 

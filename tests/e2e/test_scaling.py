@@ -48,7 +48,7 @@ def test_an_idle_deployment_sleeps_and_the_next_request_wakes_it(
         assert len(client.get_deployment("a")["replicas"]) == 1
     log = client.home.deployment_log("a").read_text()
     assert "asleep: no request came for 1 s (idle_timeout_s)" in log
-    assert "1 replicas: a request came" in log
+    assert "1 replica: a request came" in log
 
 
 def test_a_crowd_that_comes_while_it_sleeps_is_answered(

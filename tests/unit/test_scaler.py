@@ -174,6 +174,24 @@ def test_who_is_no_longer_waited_for_loses_its_place() -> None:
     asyncio.run(scenario())
 
 
+def test_who_sleeps_to_make_room_says_how_much_is_needed() -> None:
+    activities = {"old": seen(idle_s=90.0), "new": seen()}
+    world = World(["old", "new"], activities)
+    world.awake = {"old"}
+
+    async def scenario() -> None:
+        scaler = Scaler(world, world.activity, max_total_memory_mb=1.5 * MB)
+        scaler.scales["new"] = Scale(0)
+        await after(world, scaler, 1)
+        assert world.news == []
+        activities["new"] = seen(waiting=1)
+        await after(world, scaler, 2)
+        assert ("old", 0) in world.news
+        assert "MB more are needed (max_total_memory_mb=" in scaler.scales["old"].reason
+
+    asyncio.run(scenario())
+
+
 def test_what_is_updated_may_wake_but_never_sleeps() -> None:
     activities = {"updated": seen(idle_s=90.0), "other": seen(idle_s=5.0)}
     world = World(["updated", "other"], activities)
