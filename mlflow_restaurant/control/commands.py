@@ -17,7 +17,7 @@ from mlflow_restaurant.control.requests import (
     refuse_beside_rollback,
     refuse_other_input,
 )
-from mlflow_restaurant.control.rollback import brought_back, earlier_revision
+from mlflow_restaurant.control.rollback import brought_back, earlier_revision, refuse_never_served
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.views import Views
 from mlflow_restaurant.entities import Deployment, ModelArtifact, Revision, check_name, utcnow
@@ -134,7 +134,9 @@ class Commands:
     async def _roll_back(
         self, name: str, change: ChangeOptions, request: Request, progress: Progress
     ) -> dict[str, Any]:
+        self._refuse_while_deleted(name)
         self.views.deployment(name, None)
+        refuse_never_served(name, self.controller.world.revisions[name], change.revision)
         await self._turn(name, change, progress)
         deployment = self.views.deployment(name, None)
         revisions = self.controller.world.revisions[name]

@@ -33,26 +33,45 @@ def earlier_revision(
         served = [r for r in revisions.values() if r.state is RevisionState.SUPERSEDED and r.number in kept]
         if not served:
             raise Conflict(
-                f"Deployment '{name}' has no earlier revision that served and whose model is kept (keep_revisions)."
+                f"Deployment '{name}' has no earlier revision that served and whose model is kept (keep_revisions);"
+                " deploy a model URI with an update instead."
             )
         return max(served, key=lambda r: r.number)
-    if number not in revisions:
-        raise DoesNotExist(
-            f"Deployment '{name}' has no revision {number}; see 'mlflow-restaurant history {name}'."
-        )
+    refuse_never_served(name, revisions, number)
     if number == serving:
         raise Conflict(f"Revision {number} of deployment '{name}' serves already.")
     if revisions[number].state is not RevisionState.SUPERSEDED:
-        raise Conflict(
-            f"Revision {number} of deployment '{name}' never served, so there is nothing to go back to;"
-            f" see 'mlflow-restaurant history {name}'."
-        )
+        raise _never_served(name, number)
     if number not in kept:
         raise Conflict(
             f"The model of revision {number} of deployment '{name}' is not kept any more (keep_revisions);"
             " deploy its model URI with an update instead."
         )
     return revisions[number]
+
+
+def refuse_never_served(name: str, revisions: Mapping[int, Revision], number: int | None) -> None:
+    """Refuse to go back to what can't ever be gone back to, whatever is waited for first.
+
+    Raises:
+        Conflict: it did not come into service.
+        DoesNotExist: there is no revision of that number.
+    """
+    if number is None:
+        return
+    if number not in revisions:
+        raise DoesNotExist(
+            f"Deployment '{name}' has no revision {number}; see 'mlflow-restaurant history {name}'."
+        )
+    if revisions[number].state is RevisionState.FAILED:
+        raise _never_served(name, number)
+
+
+def _never_served(name: str, number: int) -> Conflict:
+    return Conflict(
+        f"Revision {number} of deployment '{name}' never served, so there is nothing to go back to;"
+        f" see 'mlflow-restaurant history {name}'."
+    )
 
 
 def brought_back(old: Revision, number: int, actor: str, reason: str) -> Revision:

@@ -142,6 +142,9 @@ def test_a_second_update_is_told_or_waits(client: RestaurantDeploymentClient, ac
         assert started.wait(60)
         with pytest.raises(RestaurantError, match="is being updated; wait until that is done"):
             update("third")
+        with pytest.raises(RestaurantError, match="has no revision 99"):
+            control.rollback("a", 99, print, wait=True)
+        assert not first.done()
         waiting = [pool.submit(update, name, said.append, wait="true") for name in ("third", "fourth")]
         assert first.result()["revision"] == 2
         assert sorted(w.result()["revision"] for w in waiting) == [3, 4]
