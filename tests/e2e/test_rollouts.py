@@ -263,7 +263,7 @@ def test_an_update_whose_model_is_being_fetched_is_seen_and_can_be_given_up(
             "UPDATING",
             "the model of its next revision is being fetched",
         )
-        with pytest.raises(RestaurantError, match="nothing to promote yet: .* still being fetched"):
+        with pytest.raises(RestaurantError, match=r"nothing to promote yet: .* still being fetched"):
             control.promote("a", print)
         with pytest.raises(RestaurantError, match="or give that up with 'mlflow-restaurant abort a'"):
             control.rollback("a", None, print)
