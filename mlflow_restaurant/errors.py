@@ -154,8 +154,8 @@ def from_json(payload: dict[str, str], http_status: int) -> RestaurantError:
 
 
 def one_line(text: object, limit: int = 500) -> str:
-    """Return `text` on one line, and not longer than `limit` characters."""
-    line = " ".join(str(text).split())
+    """Return `text` on one line, not longer than `limit` characters, and without what terminals take for commands."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 

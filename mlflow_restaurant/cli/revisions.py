@@ -11,7 +11,11 @@ import click
 from mlflow_restaurant import tables
 from mlflow_restaurant.cli.base import as_json, main, pass_client
 from mlflow_restaurant.control.client import ControlClient
+from mlflow_restaurant.errors import one_line
 from mlflow_restaurant.progress import progress_line
+
+LONGEST = 2000
+"""Characters of a reason or message that are shown; `--json` has all of it."""
 
 
 @main.command()
@@ -28,7 +32,7 @@ def history(client: ControlClient, name: str, as_json: bool) -> None:
         tables.console().print(tables.history_table(name, revisions))
         for revision in revisions:
             for text in filter(None, (revision["reason"], revision["message"])):
-                click.echo(f"revision {revision['revision']}: {text}")
+                click.echo(f"revision {revision['revision']}: {one_line(text, LONGEST)}")
 
 
 @main.command()

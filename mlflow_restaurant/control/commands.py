@@ -280,7 +280,7 @@ class Commands:
         while name in self.operations or name in self.controller.rollouts:
             if not change.wait:
                 raise Conflict(
-                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true), or give"
+                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true, or --wait), or give"
                     f" that up with 'mlflow-restaurant abort {name}'."
                 )
             progress("waiting for the change that is under way")

@@ -24,7 +24,7 @@ from mlflow_restaurant.control.outcomes import Outcomes
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replica_client import call_replica
 from mlflow_restaurant.control.replicas import KIND as REPLICA
-from mlflow_restaurant.control.replicas import Replica
+from mlflow_restaurant.control.replicas import SOCKETS, Replica
 from mlflow_restaurant.control.reports import TrialReports
 from mlflow_restaurant.control.rollout import Rollout
 from mlflow_restaurant.control.routes import Routes
@@ -127,6 +127,12 @@ class Controller:
 
     async def _adopt_replicas(self) -> None:
         records = [r for r in read_records(self.home.run) if r.kind == REPLICA]
+        known = {record.id for record in records}
+        for path in self.home.run.glob(
+            SOCKETS
+        ):  # of those that were given up before there was a record of them
+            if path.stem not in known:
+                path.unlink(missing_ok=True)
         await asyncio.gather(*(self._adopt(record) for record in records))
 
     async def _adopt(self, record: ProcessRecord) -> None:

@@ -37,6 +37,7 @@ from mlflow_restaurant.states import REPLICA_TRANSITIONS, ReplicaState, advance
 _logger = logging.getLogger(__name__)
 
 KIND = "replica"
+SOCKETS = "r-*.sock"
 STOP_GRACE_S = 5.0
 
 

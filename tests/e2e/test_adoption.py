@@ -182,6 +182,8 @@ def test_a_gateway_of_another_version_is_replaced_and_nobody_notices(
 ) -> None:
     url = client.create_deployment("a", str(actor))["url"]
     replicas, before = running(client), records(client.home, "gateway")
+    stale = client.home.run / "r-0f0f0f.sock"
+    stale.touch()
     with Load(url).running() as load:
         of_another_version(client.home)
         kill_controller(client)
@@ -191,4 +193,5 @@ def test_a_gateway_of_another_version_is_replaced_and_nobody_notices(
     assert not load.failures()
     assert len(records(client.home, "gateway")) == 1
     assert running(client) == replicas
+    assert not stale.exists()
     assert "is of version 0.0.1; another takes its place" in str(ControlClient(client.home).events())

@@ -204,7 +204,7 @@ def versions(actor: Path) -> Iterator[str]:
 def test_history(client: RestaurantDeploymentClient, actor: Path, versions: str) -> None:
     client.create_deployment("a", versions)
     MlflowClient().set_registered_model_alias("spam-filter", "champion", "2")
-    client.update_deployment("a", versions)
+    client.update_deployment("a", versions, config={"reason": "better\n\033[31mred"})
     with pytest.raises(Exception, match="fell ill"):
         client.update_deployment("a", str(actor), config={"model_config": '{"at_load": "raise"}'})
     revisions = json.loads(restaurant(client.home, "history", "a", "--json").out)
@@ -219,6 +219,7 @@ def test_history(client: RestaurantDeploymentClient, actor: Path, versions: str)
     assert ["2", "SERVING", versions, "2"] in [row[:4] for row in rows]
     assert ["1", "SUPERSEDED", versions, "1"] in [row[:4] for row in rows]
     assert "the actor fell ill while loading" in done.out
+    assert "revision 2: better \N{REPLACEMENT CHARACTER}[31mred\n" in done.out
     assert "'nobody'" in restaurant(client.home, "history", "nobody").error
 
 
