@@ -161,7 +161,7 @@ def test_a_deployment_that_is_down_can_be_updated_and_rolled_back(
     client: RestaurantDeploymentClient, actor: Path, tmp_path: Path
 ) -> None:
     obstacle = tmp_path / "obstacle"
-    config = {"model_config": f'{{"name": "frail", "end_if_there": "{obstacle}"}}'}
+    config = {"model_config": f'{{"name": "frail", "end_if_there": "{obstacle}"}}', "timeout_s": "5"}
     client.create_deployment("a", str(actor))
     frail = client.update_deployment("a", config=config)
     obstacle.touch()
