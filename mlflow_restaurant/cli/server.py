@@ -18,7 +18,11 @@ from mlflow_restaurant.errors import InvalidRequest
 
 
 @main.command()
-@click.option("--foreground", is_flag=True, help="Run the server in this process until Ctrl-C or SIGTERM.")
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Run the server in this process until Ctrl-C or SIGTERM; it takes over from one in the background.",
+)
 @click.option(
     "--systemd", is_flag=True, help="Print a unit file that keeps the server running, from boot on."
 )
@@ -53,7 +57,8 @@ def _run_in_foreground(client: ControlClient) -> None:
     def say(message: dict[str, Any]) -> None:
         if message.get("already"):
             raise InvalidRequest(
-                f"A server of {client.home.path} runs already; stop it with 'mlflow-restaurant down'."
+                f"A server of {client.home.path} runs already, in the foreground; stop it with"
+                " 'mlflow-restaurant down'."
             )
         if "url" in message:
             click.echo(
@@ -62,7 +67,7 @@ def _run_in_foreground(client: ControlClient) -> None:
         if "error" in message:
             raise InvalidRequest(message["error"]["message"])
 
-    server.run(client.home, say)
+    server.run(client.home, say, foreground=True)
 
 
 @main.command()

@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlflow_restaurant._version import __version__
 from mlflow_restaurant.config import ServerSettings
@@ -41,20 +42,24 @@ CONTROLLER_ID = "controller"
 LOCK_FILE = "controller.lock"
 ADMIN_GRACE_S = 2
 START_TIMEOUT_S = 30.0
+LOCK_POLL_S = 0.05
 
 _logger = logging.getLogger(__name__)
 
 
-async def serve(home: Home, settings: ServerSettings, ready: Report, tie: int | None = None) -> None:
+async def serve(
+    home: Home, settings: ServerSettings, ready: Report, tie: int | None = None, *, foreground: bool = False
+) -> None:
     """Run the server of `home` until SIGTERM, SIGINT or a client's ``down``; `ready` is told when it answers.
 
     Args:
         tie: a pipe; when its other end is closed, the server ends too.
+        foreground: see `run`.
 
     Raises:
         RestaurantError: the database, the port or the home can't be used.
     """
-    write_record(home.run, "controller", CONTROLLER_ID, os.getpid())
+    write_record(home.run, "controller", CONTROLLER_ID, os.getpid(), foreground=foreground)
     lease.end_with(str(record_path(home.records, CONTROLLER_ID)))
     known = home.database.exists()
     store = Store(home.database)
@@ -114,11 +119,12 @@ async def _end_forkserver(home: Home) -> None:
         await end_process(record)
 
 
-def run(home: Home, ready: Report, tie: int | None = None) -> int:
+def run(home: Home, ready: Report, tie: int | None = None, *, foreground: bool = False) -> int:
     """Be the controller of `home`, in this process; returns the exit status.
 
     Args:
         tie: as for `serve`.
+        foreground: somebody waits for this process, as a supervisor does; it takes the place of one in the background.
         ready: told ``{"ready": true}`` once the server answers, or ``{"error": {...}}``.
     """
     os.environ.update(quiet_environment())
@@ -128,16 +134,37 @@ def run(home: Home, ready: Report, tie: int | None = None) -> int:
     try:
         home.ensure()
         with (home.run / LOCK_FILE).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(lock, home, foreground=foreground):
                 ready({"ready": True, "already": True})
                 return 0
-            asyncio.run(serve(home, ServerSettings.load(home.path), ready, tie))
+            settings = ServerSettings.load(home.path)
+            asyncio.run(serve(home, settings, ready, tie, foreground=foreground))
     except RestaurantError as e:
         ready({"error": {**e.to_json(), "http_status": e.http_status}})
         return 1
     return 0
+
+
+def _take(lock: IO[str], home: Home, *, foreground: bool) -> bool:
+    """Take the lock of a home, unless another server has it.
+
+    One in the background, which a command may have started since the one before ended, is ended for one in the
+    foreground: nobody would start it again when it dies. Gateways and replicas go on, and are taken over.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if not foreground or time.monotonic() > deadline:
+                return False
+        holder = read_record(home.run, CONTROLLER_ID)
+        if holder is not None and holder.alive():
+            if holder.details.get("foreground"):
+                return False
+            holder.signal(signal.SIGKILL)
+        time.sleep(LOCK_POLL_S)
 
 
 def main(argv: list[str] | None = None) -> int:

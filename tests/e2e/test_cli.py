@@ -28,7 +28,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.home import Home
 
-from ..support import call, do, eventually, processes_of
+from ..support import Load, call, do, eventually, processes_of, records
 from .conftest import BIN, own_client, restaurant, run, running
 
 COMMAND = BIN / "mlflow-restaurant"
@@ -76,6 +76,24 @@ def test_up_in_the_foreground_until_a_signal(home: Home, actor: Path, signum: in
         eventually(lambda: not any(p.is_running() for p in started), "all its processes have ended")
         assert "Traceback" not in server.said
     assert restaurant(home, "down").out == "No server was running.\n"
+
+
+def test_up_in_the_foreground_takes_over_from_the_background(home: Home, actor: Path) -> None:
+    client = own_client(home)
+    url = client.create_deployment("a", str(actor))["url"]
+    (before,), replicas = records(home, "controller"), records(home, "replica")
+    with (
+        Load(url).running() as load,
+        running(COMMAND, "-t", f"restaurant:{home.path}", "up", "--foreground") as server,
+    ):
+        server.line("runs at")
+        load.wait_for(20)
+        assert records(home, "controller") == [server.process.pid] != [before]
+        assert records(home, "replica") == replicas
+        assert client.get_deployment("a")["state"] == "HEALTHY"
+        assert not load.failures()
+        server.end(signal.SIGTERM)
+    eventually(lambda: not processes_of(home), "nothing is left")
 
 
 def test_down_ends_a_server_in_the_foreground(home: Home) -> None:
