@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from mlflow_restaurant.config import ChangeOptions, DeploymentConfig, parse_change, parse_options
 from mlflow_restaurant.control.controller import Controller
 from mlflow_restaurant.control.endpoints import EndpointCommands
-from mlflow_restaurant.control.jobs import Progress, clean_cache
+from mlflow_restaurant.control.jobs import Progress
+from mlflow_restaurant.control.operations import Operations
 from mlflow_restaurant.control.requests import (
     Request,
     endpoint_name,
@@ -40,10 +39,7 @@ class Commands:
         self.controller = controller
         self.views = Views(controller)
         self.endpoints = EndpointCommands(controller, self.views)
-        self.operations: dict[str, asyncio.Task[Any]] = {}
-        self.deleting: set[str] = set()
-        self.overtaken: dict[asyncio.Task[Any], str] = {}
-        """By operation that a later command gave up: what its caller is told."""
+        self.operations = Operations(controller)
 
     # -- deployments
 
@@ -59,15 +55,15 @@ class Commands:
         endpoint = endpoint_name(request)
         config, change = parse_options(request.get("config") or {})
         change.refuse_rollback(f"Deployment '{name}' is new, so there is nothing to roll back to")
-        if name in self.deleting:
+        if name in self.operations.deleting:
             raise AlreadyExists(
                 f"Deployment '{name}' exists already, and is being deleted; wait until that is done."
             )
-        if name in self.controller.world.deployments or name in self.operations:
+        if name in self.controller.world.deployments or name in self.operations.running:
             raise AlreadyExists(
                 f"Deployment '{name}' exists already; update or delete it, or choose another name."
             )
-        with self._operation(name):
+        with self.operations.begun(name):
             artifact = await self._fetch(name, request, config, progress)
             now = utcnow()
             deployment = Deployment(name=name, endpoint=endpoint, created_at=now, updated_at=now)
@@ -79,7 +75,7 @@ class Commands:
     async def update(self, name: str, request: Request, progress: Progress) -> dict[str, Any]:
         """Bring a new revision of a deployment into service; every setting not named stays as it is."""
         options = request.get("config") or {}
-        self._refuse_while_deleted(name)
+        self.operations.refuse_while_deleted(name)
         deployment = self.views.deployment(name, None)
         change = parse_change(options)
         if change.rollback:
@@ -88,7 +84,7 @@ class Commands:
         change.refuse_revision()
         # What is wrong is told before anything is waited for.
         parse_options(options, self._current(deployment).config)
-        await self._turn(name, change, progress)
+        await self.operations.turn(name, progress, wait=change.wait)
         deployment = self.views.deployment(name, None)
         endpoint = endpoint_name(request)
         if endpoint is not None and deployment.endpoint not in (None, endpoint):
@@ -101,7 +97,7 @@ class Commands:
             raise InvalidRequest(
                 "A flavor can only be changed together with the model: give a model URI too."
             )
-        with self._operation(name):
+        with self.operations.begun(name):
             artifact = current.artifact
             if request.get("model_uri") is not None:
                 artifact = await self._fetch(name, request, config, progress)
@@ -134,16 +130,16 @@ class Commands:
     async def _roll_back(
         self, name: str, change: ChangeOptions, request: Request, progress: Progress
     ) -> dict[str, Any]:
-        self._refuse_while_deleted(name)
+        self.operations.refuse_while_deleted(name)
         self.views.deployment(name, None)
         refuse_never_served(name, self.controller.world.revisions[name], change.revision)
-        await self._turn(name, change, progress)
+        await self.operations.turn(name, progress, wait=change.wait)
         deployment = self.views.deployment(name, None)
         revisions = self.controller.world.revisions[name]
         old = earlier_revision(
             name, revisions, deployment.serving, self.controller.world.kept(name), change.revision
         )
-        with self._operation(name):
+        with self.operations.begun(name):
             revision = brought_back(old, max(revisions) + 1, request.get("actor") or "", change.reason)
             deployment = deployment.model_copy(update={"updated_at": utcnow()})
             await self.controller.roll_out(deployment, revision, progress)
@@ -199,16 +195,15 @@ class Commands:
         """Give a change up of which there is no revision yet: its model is still being fetched."""
         progress("giving up the revision whose model is being fetched")
         self._note("abort", "the revision whose model was being fetched is given up", name, None, actor)
-        operation = self.operations[name]
-        self._give_up(operation, f"The change of deployment '{name}' was given up: {ABORTED}.")
-        await asyncio.wait([operation])
+        self.operations.give_up(name, f"The change of deployment '{name}' was given up: {ABORTED}.")
+        await self.operations.ended(name)
         return self.views.get(name) if name in self.controller.world.deployments else {}
 
     def _note(self, kind: str, message: str, name: str, revision: int | None, actor: str) -> None:
         self.controller.events.note(kind, message, deployment=name, revision=revision, actor=actor)
 
     def _rollout(self, name: str) -> Rollout:
-        self._refuse_while_deleted(name)
+        self.operations.refuse_while_deleted(name)
         self.views.deployment(name, None)
         rollout = self.controller.rollouts.get(name)
         if rollout is None:
@@ -219,7 +214,7 @@ class Commands:
         """Take a deployment out of service; no error when there is none of that name."""
         controller = self.controller
         known = controller.world.deployments.get(name)
-        if known is None and name not in self.operations:
+        if known is None and name not in self.operations.running:
             return
         if endpoint is not None and known is not None and known.endpoint != endpoint:
             return  # no such deployment in that endpoint, so there is nothing to delete
@@ -230,8 +225,8 @@ class Commands:
                     f" '{name}'; change its traffic or delete the endpoint first."
                 )
         await self._overtake(name)
-        with self._operation(name):
-            self.deleting.add(name)
+        with self.operations.begun(name):
+            self.operations.deleting.add(name)
             try:
                 deployment = controller.world.deployments.get(name)
                 if deployment is not None:
@@ -241,14 +236,10 @@ class Commands:
                     self._note("deleted", f"deployment {name} was deleted", name, None, actor)
                 await controller.replicas_gone(name)
             finally:
-                self.deleting.discard(name)
+                self.operations.deleting.discard(name)
                 self.views.drop(name)
 
     # -- parts
-
-    def _refuse_while_deleted(self, name: str) -> None:
-        if name in self.deleting:
-            raise Conflict(f"Deployment '{name}' is being deleted; wait until that is done.")
 
     def _current(self, deployment: Deployment) -> Revision:
         """Return the revision that serves, or the newest where none does."""
@@ -257,55 +248,12 @@ class Commands:
 
     async def _overtake(self, name: str) -> None:
         """Give up what is under way for a deployment; a deletion is waited for."""
-        operation = self.operations.get(name)
-        if operation is not None:
-            if name not in self.deleting:
-                rollout = self.controller.rollouts.get(name)
-                if rollout is not None:
-                    rollout.forsake("the deployment was deleted")
-                self._give_up(operation, f"Deployment '{name}' was deleted before the command was done.")
-            await asyncio.wait([operation])
-
-    def _give_up(self, operation: asyncio.Task[Any], told: str) -> None:
-        """End a command; its caller is told why."""
-        self.overtaken[operation] = told
-        operation.cancel()
-
-    async def _turn(self, name: str, change: ChangeOptions, progress: Progress) -> None:
-        """Wait, if asked to, until nothing else changes a deployment.
-
-        Raises:
-            Conflict: something does, and it is not waited for.
-        """
-        while name in self.operations or name in self.controller.rollouts:
-            if not change.wait:
-                raise Conflict(
-                    f"Deployment '{name}' is being updated; wait until that is done (-C wait=true, or --wait), or give"
-                    f" that up with 'mlflow-restaurant abort {name}'."
-                )
-            progress("waiting for the change that is under way")
-            operation, rollout = self.operations.get(name), self.controller.rollouts.get(name)
-            if operation is not None:
-                await asyncio.wait([operation])
-            elif rollout is not None:
-                await rollout.ended.wait()
-            await asyncio.sleep(0)
-
-    @contextlib.contextmanager
-    def _operation(self, name: str) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None
-        self.operations[name] = task
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task in self.overtaken:
-                raise Cancelled(self.overtaken[task]) from None
-            raise
-        finally:
-            self.overtaken.pop(task, None)
-            del self.operations[name]
-            self._clean_cache()
+        if name in self.operations.running and name not in self.operations.deleting:
+            rollout = self.controller.rollouts.get(name)
+            if rollout is not None:
+                rollout.forsake("the deployment was deleted")
+            self.operations.give_up(name, f"Deployment '{name}' was deleted before the command was done.")
+        await self.operations.ended(name)
 
     async def _fetch(
         self, name: str, request: Request, config: DeploymentConfig, progress: Progress
@@ -361,9 +309,3 @@ class Commands:
             reason=change.reason,
             created_at=utcnow(),
         )
-
-    def _clean_cache(self) -> None:
-        if self.operations:
-            return
-        with contextlib.suppress(OSError):
-            clean_cache(self.controller.home.models, self.controller.world.digests())
