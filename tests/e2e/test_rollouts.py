@@ -365,7 +365,7 @@ def test_a_rollback_and_a_deletion_need_no_trial(client: RestaurantDeploymentCli
     assert set(answers(url, 10)) == {"first"}
     with trying(client) as update:
         client.delete_deployment("a")
-        with pytest.raises(MlflowException, match="given up"):
+        with pytest.raises(MlflowException, match="was deleted before the command was done"):
             update.result(60)
 
 
