@@ -186,6 +186,7 @@ class Outcomes:
         error = DeployFailed(
             f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
         )
+        told = DeployFailed(error.message + self._without_strategy(deployment, action.revision))
         # Whether requests are merged is decided before the first of them.
         kind = "failed" if self._world.revisions[name][action.revision].batching is None else "rollback"
         self.controller.events.note(kind, error.message, deployment=name, revision=action.revision)
@@ -202,7 +203,17 @@ class Outcomes:
                 earlier.cancel()
             self._recording[name] = asyncio.ensure_future(self._record_when_possible(name, action.revision))
         finally:
-            rollout.finish(error)
+            rollout.finish(told)
+
+    def _without_strategy(self, deployment: Deployment, failed: int) -> str:
+        """Return what to say where a strategy goes with the revision that asked for it, so that the next has none."""
+        if deployment.serving is None:
+            return ""
+        revisions = self._world.revisions[deployment.name]
+        asked, kept = (revisions[number].config.strategy for number in (failed, deployment.serving))
+        return (
+            "" if asked == kept else f" The next update is {kept} again, unless it says -C strategy={asked}."
+        )
 
     async def _record_when_possible(self, name: str, number: int) -> None:
         """Write down how a rollout ended: else a later controller would go on with it."""

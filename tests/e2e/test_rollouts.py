@@ -99,8 +99,11 @@ def test_a_canary_that_fails_goes_back_by_itself(client: RestaurantDeploymentCli
     )
     with Load(url, callers=8, action="name").running() as load:
         load.wait_for(20)
-        with pytest.raises(MlflowException, match=r"of its .* requests failed.*max_error_rate_increase"):
+        with pytest.raises(MlflowException, match=r"of its .* requests failed.*max_error_rate_increase") as e:
             client.update_deployment("a", config=config)
+        assert e.value.message.endswith(
+            " The next update is rolling again, unless it says -C strategy=canary."
+        )
         load.wait_for(2 * load.callers)  # what was on its way to the canary has come back
         errors, wanted = load.failures(), load.seen["2"]
         load.wait_for(100)
