@@ -25,8 +25,12 @@ status it becomes. Nothing here imports MLflow or a web framework: the gateway a
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import ClassVar
+
+WRITING_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of what follows."""
 
 
 class RestaurantError(Exception):
@@ -155,8 +159,13 @@ def from_json(payload: dict[str, str], http_status: int) -> RestaurantError:
 
 def one_line(text: object, limit: int = 500) -> str:
     """Return `text` on one line, not longer than `limit` characters, and without what terminals take for commands."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    line = " ".join(str(text).split())
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if _moves_text(c) else c for c in line)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _moves_text(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in WRITING_DIRECTIONS
 
 
 def quoted(value: object, limit: int = 60) -> str:

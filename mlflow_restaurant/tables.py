@@ -11,6 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mlflow_restaurant.entities import traffic_text
+from mlflow_restaurant.errors import one_line
+
+LONGEST = 2000
+"""Characters of a reason or message that are shown; ``--json`` has all of it."""
 
 STATE_STYLES = {
     "HEALTHY": "green",
@@ -97,7 +101,7 @@ def event_line(event: Mapping[str, Any]) -> str:
     """Return a row of such a table by itself."""
     parts = (f"{_whose(event):16}", f"{_shown(event['revision']):>3}", f"{event['kind']:9}")
     by = f" ({event['by']})" if event["by"] else ""
-    return f"{_moment(event)}  {'  '.join(parts)}  {' '.join(event['message'].split())}{by}"
+    return f"{_moment(event)}  {'  '.join(parts)}  {one_line(event['message'], LONGEST)}{by}"
 
 
 def _whose(event: Mapping[str, Any]) -> str:

@@ -14,9 +14,6 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.errors import one_line
 from mlflow_restaurant.progress import progress_line
 
-LONGEST = 2000
-"""Characters of a reason or message that are shown; `--json` has all of it."""
-
 
 @main.command()
 @click.argument("name")
@@ -32,7 +29,7 @@ def history(client: ControlClient, name: str, as_json: bool) -> None:
         tables.console().print(tables.history_table(name, revisions))
         for revision in revisions:
             for text in filter(None, (revision["reason"], revision["message"])):
-                click.echo(f"revision {revision['revision']}: {one_line(text, LONGEST)}")
+                click.echo(f"revision {revision['revision']}: {one_line(text, tables.LONGEST)}")
 
 
 @main.command()

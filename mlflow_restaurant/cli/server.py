@@ -57,8 +57,7 @@ def _run_in_foreground(client: ControlClient) -> None:
     def say(message: dict[str, Any]) -> None:
         if message.get("already"):
             raise InvalidRequest(
-                f"A server of {client.home.path} runs already, in the foreground; stop it with"
-                " 'mlflow-restaurant down'."
+                f"A server of {client.home.path} runs already; stop it with 'mlflow-restaurant down'."
             )
         if "url" in message:
             click.echo(

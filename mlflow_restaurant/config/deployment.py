@@ -23,6 +23,18 @@ Batching = Literal["auto", "on", "off"]
 TrialReport = Literal["auto", "off"]
 Strategy = Literal["rolling", "canary", "shadow"]
 
+OF_ROLLOUTS = (
+    "strategy",
+    "canary_steps",
+    "shadow_percent",
+    "bake_s",
+    "min_requests",
+    "max_error_rate_increase",
+    "max_latency_ratio",
+    "min_agreement",
+)
+"""Settings of how an update comes into service."""
+
 
 def _parse_json_object(value: object) -> object:
     if not isinstance(value, str):
@@ -227,6 +239,11 @@ class DeploymentConfig(BaseModel):
         if self.strategy == "canary":
             return tuple(map(float, self.canary_steps.split(",")))
         return (self.shadow_percent,) if self.strategy == "shadow" else ()
+
+    def rollout_settings_beside(self, other: DeploymentConfig) -> dict[str, Any]:
+        """Return the settings of how an update comes into service that are not those of `other`."""
+        mine, others = self.to_dict(), other.to_dict()
+        return {name: mine[name] for name in OF_ROLLOUTS if mine[name] != others[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings under their public names."""

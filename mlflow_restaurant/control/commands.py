@@ -13,6 +13,7 @@ from mlflow_restaurant.control.operations import Operations
 from mlflow_restaurant.control.requests import (
     Request,
     endpoint_name,
+    model_uri,
     refuse_beside_rollback,
     refuse_other_input,
 )
@@ -37,9 +38,9 @@ class Commands:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
-        self.views = Views(controller)
-        self.endpoints = EndpointCommands(controller, self.views)
         self.operations = Operations(controller)
+        self.views = Views(controller, self.operations.fetching)
+        self.endpoints = EndpointCommands(controller, self.views)
 
     # -- deployments
 
@@ -84,6 +85,12 @@ class Commands:
         change.refuse_revision()
         # What is wrong is told before anything is waited for.
         parse_options(options, self._current(deployment).config)
+        if request.get("model_uri") is not None:
+            model_uri(request)
+        elif request.get("flavor"):
+            raise InvalidRequest(
+                "A flavor can only be changed together with the model: give a model URI too."
+            )
         await self.operations.turn(name, progress, wait=change.wait)
         deployment = self.views.deployment(name, None)
         endpoint = endpoint_name(request)
@@ -93,10 +100,6 @@ class Commands:
             )
         current = self._current(deployment)
         config, _ = parse_options(options, current.config)
-        if request.get("flavor") and not request.get("model_uri"):
-            raise InvalidRequest(
-                "A flavor can only be changed together with the model: give a model URI too."
-            )
         with self.operations.begun(name):
             artifact = current.artifact
             if request.get("model_uri") is not None:
@@ -147,7 +150,7 @@ class Commands:
 
     async def promote(self, name: str, progress: Progress, actor: str = "") -> dict[str, Any]:
         """Let the revision that is being rolled out serve as soon as its replicas run, whatever its trial says."""
-        if name in self.views.preparing:
+        if name in self.operations.fetching:
             raise Conflict(
                 f"Deployment '{name}' has nothing to promote yet: the model of its next revision is still being fetched."
             )
@@ -172,7 +175,7 @@ class Commands:
         Returns:
             The deployment; empty if the revision was its first, so that nothing is left of it.
         """
-        if name in self.views.preparing:
+        if name in self.operations.fetching:
             return await self._abort_preparation(name, progress, actor)
         rollout = self._rollout(name)
         progress(f"giving up revision {rollout.target}")
@@ -248,22 +251,19 @@ class Commands:
 
     async def _overtake(self, name: str) -> None:
         """Give up what is under way for a deployment; a deletion is waited for."""
-        if name in self.operations.running and name not in self.operations.deleting:
-            rollout = self.controller.rollouts.get(name)
-            if rollout is not None:
-                rollout.forsake("the deployment was deleted")
-            self.operations.give_up(name, f"Deployment '{name}' was deleted before the command was done.")
-        await self.operations.ended(name)
+        while name in self.operations.running:
+            if name not in self.operations.deleting:
+                rollout = self.controller.rollouts.get(name)
+                if rollout is not None:
+                    rollout.forsake("the deployment was deleted")
+                self.operations.give_up(name, f"Deployment '{name}' was deleted before the command was done.")
+            await self.operations.ended(name)
 
     async def _fetch(
         self, name: str, request: Request, config: DeploymentConfig, progress: Progress
     ) -> ModelArtifact:
-        uri = request.get("model_uri")
-        if not isinstance(uri, str) or not uri:
-            raise InvalidRequest(
-                "A model URI is needed, such as models:/NAME@ALIAS, runs:/RUN/NAME or a path."
-            )
-        self.views.preparing.add(name)
+        uri = model_uri(request)
+        self.operations.fetching.add(name)
         try:
             return await self.controller.jobs.fetch(
                 name,
@@ -276,7 +276,7 @@ class Commands:
                 progress=progress,
             )
         finally:
-            self.views.preparing.discard(name)
+            self.operations.fetching.discard(name)
 
     async def _with_environment(
         self, name: str, current: Revision, config: DeploymentConfig, progress: Progress

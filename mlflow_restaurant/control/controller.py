@@ -128,9 +128,8 @@ class Controller:
     async def _adopt_replicas(self) -> None:
         records = [r for r in read_records(self.home.run) if r.kind == REPLICA]
         known = {record.id for record in records}
-        for path in self.home.run.glob(
-            SOCKETS
-        ):  # of those that were given up before there was a record of them
+        # A replica that was given up before there was a record of it may have left its socket.
+        for path in self.home.run.glob(SOCKETS):
             if path.stem not in known:
                 path.unlink(missing_ok=True)
         await asyncio.gather(*(self._adopt(record) for record in records))

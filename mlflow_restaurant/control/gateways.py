@@ -76,7 +76,7 @@ class GatewayFleet:
         self.tasks: set[asyncio.Task[None]] = set()
         self.listener: socket.socket | None = None
         self.table = RouteTable(version=-1)
-        self.published = asyncio.Event()
+        self.complete = asyncio.Event()  # as many have routes as there should be
         self.standby: Launched | None = None
 
     @property
@@ -166,8 +166,8 @@ class GatewayFleet:
         await self._supervised()
 
     async def _relieved(self, record: ProcessRecord) -> None:
-        """End a gateway of another version of this package, which may not know this one's routes, once another serves."""
-        await self.published.wait()
+        """End a gateway of another version of this package, which may not know this one's routes, once others serve."""
+        await self.complete.wait()
         self.note(f"gateway {record.id} is of version {record.version or 'unknown'}; another takes its place")
         await end_process(record, GRACE_S + 2)
         await self._forget(Gateway(self.home, record.id))
@@ -292,7 +292,8 @@ class GatewayFleet:
         except UNREACHABLE:
             return False
         gateway.acknowledged = answer["version"]
-        self.published.set()
+        if sum(g.acknowledged >= 0 for g in self.gateways.values()) >= self.settings.gateways:
+            self.complete.set()
         fault_point("routes: a gateway knows them")
         return bool(gateway.acknowledged == self.table.version)
 

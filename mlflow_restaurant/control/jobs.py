@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import secrets
@@ -133,8 +134,11 @@ class Jobs:
             fault_point(f"{job}: done")
             return message
         finally:
-            await child.end()
-            remove_record(self.home.run, key)
+            await asyncio.shield(self._put_away(child, key))
+
+    async def _put_away(self, child: Child, key: str) -> None:
+        await child.end()
+        remove_record(self.home.run, key)
 
 
 def _is_there(activation: list[str] | None) -> bool:

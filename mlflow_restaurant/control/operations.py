@@ -17,12 +17,14 @@ class Operations:
 
     Attributes:
         running: by deployment, the task that changes it.
-        deleting: the deployments among them that are being deleted.
+        fetching: the deployments among them whose next model is being fetched, so that it has no revision yet.
+        deleting: those that are being deleted.
     """
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self.running: dict[str, asyncio.Task[Any]] = {}
+        self.fetching: set[str] = set()
         self.deleting: set[str] = set()
         self._told: dict[asyncio.Task[Any], str] = {}
         """By task that was given up: what its caller hears."""
@@ -64,8 +66,9 @@ class Operations:
     def give_up(self, name: str, told: str) -> None:
         """End what changes a deployment; its caller is told why."""
         task = self.running[name]
-        self._told[task] = told
-        task.cancel()
+        if task not in self._told:
+            self._told[task] = told
+            task.cancel()
 
     @contextlib.contextmanager
     def begun(self, name: str) -> Iterator[None]:
@@ -76,6 +79,7 @@ class Operations:
         """
         task = asyncio.current_task()
         assert task is not None
+        assert name not in self.running, name
         self.running[name] = task
         try:
             yield

@@ -186,7 +186,7 @@ class Outcomes:
         error = DeployFailed(
             f"Revision {action.revision} of deployment '{name}' did not come into service: {reason}"
         )
-        told = DeployFailed(error.message + self._without_strategy(deployment, action.revision))
+        told = DeployFailed(error.message + self._lost_settings(deployment, action.revision))
         # Whether requests are merged is decided before the first of them.
         kind = "failed" if self._world.revisions[name][action.revision].batching is None else "rollback"
         self.controller.events.note(kind, error.message, deployment=name, revision=action.revision)
@@ -205,15 +205,15 @@ class Outcomes:
         finally:
             rollout.finish(told)
 
-    def _without_strategy(self, deployment: Deployment, failed: int) -> str:
-        """Return what to say where a strategy goes with the revision that asked for it, so that the next has none."""
-        if deployment.serving is None:
+    def _lost_settings(self, deployment: Deployment, failed: int) -> str:
+        """Return what to say where settings of rollouts go with the revision that had them, so that the next has none."""
+        revisions = self._world.revisions.get(deployment.name, {})
+        asked, kept = revisions.get(failed), revisions.get(deployment.serving or 0)
+        if asked is None or kept is None:
             return ""
-        revisions = self._world.revisions[deployment.name]
-        asked, kept = (revisions[number].config.strategy for number in (failed, deployment.serving))
-        return (
-            "" if asked == kept else f" The next update is {kept} again, unless it says -C strategy={asked}."
-        )
+        lost = asked.config.rollout_settings_beside(kept.config)
+        again = " ".join(f"-C {name}={value}" for name, value in lost.items())
+        return f" The next update must ask for the same trial again ({again})." if "strategy" in lost else ""
 
     async def _record_when_possible(self, name: str, number: int) -> None:
         """Write down how a rollout ended: else a later controller would go on with it."""

@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 
 KIND = "replica"
 SOCKETS = "r-*.sock"
+"""What the sockets of replicas are called, in the run directory."""
 STOP_GRACE_S = 5.0
 
 

@@ -23,6 +23,18 @@ def endpoint_name(request: Request) -> str | None:
     return None if endpoint is None else check_name(endpoint, "an endpoint")
 
 
+def model_uri(request: Request) -> str:
+    """Return the model URI that a request names.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    uri = request.get("model_uri")
+    if not isinstance(uri, str) or not uri:
+        raise InvalidRequest("A model URI is needed, such as models:/NAME@ALIAS, runs:/RUN/NAME or a path.")
+    return uri
+
+
 def refuse_beside_rollback(request: Request, options: Mapping[str, Any]) -> None:
     """Refuse a model or settings that are given together with a rollback.
 

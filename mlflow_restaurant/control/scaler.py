@@ -216,7 +216,7 @@ class Scaler:
         used = sum(awake.values())
         for name in sleepers(idle, awake, used + needed_mb - self.max_total_mb):
             limit = f"max_total_memory_mb={self.max_total_mb:g}"
-            wanted = f" and {needed_mb:,.0f} MB more are needed" if needed_mb else ""
+            wanted = f" and {needed_mb:,.0f} MB more are needed" if needed_mb >= 1 else ""
             self._set(
                 name, 0, f"all replicas use {used:,.0f} MB{wanted} ({limit}), and it was used least recently"
             )

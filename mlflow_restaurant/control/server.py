@@ -22,7 +22,7 @@ from mlflow_restaurant.control.controller import Controller
 from mlflow_restaurant.control.jobs import clean_cache
 from mlflow_restaurant.control.log_rotation import keep_bounded
 from mlflow_restaurant.control.store import Store
-from mlflow_restaurant.errors import RestaurantError
+from mlflow_restaurant.errors import HomeError, RestaurantError
 from mlflow_restaurant.home import Home
 from mlflow_restaurant.process import faults, lease
 from mlflow_restaurant.process.fork_launcher import FORKSERVER_ID
@@ -133,11 +133,11 @@ def run(home: Home, ready: Report, tie: int | None = None, *, foreground: bool =
         os.environ.pop(name, None)
     try:
         home.ensure()
+        settings = ServerSettings.load(home.path)  # before another server is ended for this one
         with (home.run / LOCK_FILE).open("w") as lock:
             if not _take(lock, home, foreground=foreground):
                 ready({"ready": True, "already": True})
                 return 0
-            settings = ServerSettings.load(home.path)
             asyncio.run(serve(home, settings, ready, tie, foreground=foreground))
     except RestaurantError as e:
         ready({"error": {**e.to_json(), "http_status": e.http_status}})
@@ -146,23 +146,28 @@ def run(home: Home, ready: Report, tie: int | None = None, *, foreground: bool =
 
 
 def _take(lock: IO[str], home: Home, *, foreground: bool) -> bool:
-    """Take the lock of a home, unless another server has it.
+    """Take the lock of a home; False where another server has it.
 
     One in the background, which a command may have started since the one before ended, is ended for one in the
     foreground: nobody would start it again when it dies. Gateways and replicas go on, and are taken over.
+
+    Raises:
+        HomeError: the lock does not come free.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except BlockingIOError:
-            if not foreground or time.monotonic() > deadline:
-                return False
-        holder = read_record(home.run, CONTROLLER_ID)
-        if holder is not None and holder.alive():
-            if holder.details.get("foreground"):
-                return False
+        record = read_record(home.run, CONTROLLER_ID)
+        holder = record if record is not None and record.alive() else None
+        if not foreground or (holder is not None and holder.details.get("foreground") is not False):
+            return False
+        if time.monotonic() > deadline:
+            raise HomeError(
+                f"The lock of {home.path} is held by a process that can't be ended for this one; end it, and try again."
+            )
+        if holder is not None:
             holder.signal(signal.SIGKILL)
         time.sleep(LOCK_POLL_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -17,14 +18,16 @@ from mlflow_restaurant.sticky import OFF
 
 
 class Views:
-    """Descriptions of what one controller runs."""
+    """Descriptions of what one controller runs.
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
+    Args:
+        fetching: see `Operations`.
+    """
+
+    def __init__(self, controller: Controller, fetching: Collection[str]) -> None:
+        self.controller, self.fetching = controller, fetching
         self.deleted: dict[str, dict[str, Any]] = {}
         """What was told last of deployments whose replicas finish what they have."""
-        self.preparing: set[str] = set()
-        """Names of deployments that a model is fetched for: there is no revision of it yet."""
 
     # -- records
 
@@ -208,8 +211,12 @@ class Views:
         return {"revision": rollout.target, "strategy": config.strategy, **report}
 
     def _state(self, deployment: Deployment) -> tuple[DeploymentState, str]:
-        if deployment.name in self.preparing:
+        state, message = self._state_but_for_fetching(deployment)
+        if deployment.name in self.fetching and state is not DeploymentState.UNHEALTHY:
             return DeploymentState.UPDATING, "the model of its next revision is being fetched"
+        return state, message
+
+    def _state_but_for_fetching(self, deployment: Deployment) -> tuple[DeploymentState, str]:
         wanted = self.controller.wanted_of(deployment.name)
         if wanted.serving is None and wanted.target is None:
             return deployment.state, deployment.message

@@ -112,6 +112,9 @@ class Batcher:
 
     def _merge_by(self, route: DeploymentRoute) -> None:
         self.patience, self.failures = Patience(), Failures()
+        self._read_by(route)
+
+    def _read_by(self, route: DeploymentRoute) -> None:
         batch = None if self.trust.is_lost(route.revision) else route.batch
         if batch is not None and route.revision == self.told_apart_no_more:
             batch = batch.model_copy(update={"tells_requests_apart": False})
@@ -324,6 +327,7 @@ class Batcher:
             call = batch.calls[0]
             return Message("POST", call.path, call.headers, call.body, call.is_plain(), self.merges)
         body, counts = scoring.merge(parts), scoring.counts_of(parts)
+        batch.told_apart = bool(counts)
         return Message("POST", PATH, MERGED_HEADERS, body, plain=True, in_turn=True, counts=counts)
 
     def _is_forgotten(self) -> bool:
@@ -355,11 +359,8 @@ class Batcher:
             reply.headers = stamped(reply.headers, name, slots)
             calls[0].finish(reply)
             return
-        if answer.status == NEVER and not answer.body and slots.revision != self.told_apart_no_more:
-            self.log(name, f"a replica of revision {slots.revision} can't tell requests apart any more")
-            self.told_apart_no_more = slots.revision
-            if self.merges:
-                self._merge_by(self.route)
+        if answer.status == NEVER and batch.told_apart and slots.revision == self.route.revision:
+            self._tell_apart_no_more()
         if answer.status != 200:
             # To cut it in half would end one replica after the other, or cost more calls than requests.
             if MODEL_EXITED in answer.body or self.failures.most_requests() == 1:
@@ -380,6 +381,13 @@ class Batcher:
         headers = stamped(answer.headers, name, slots)
         for call, body in zip(calls, bodies, strict=True):
             call.finish(Reply(200, headers, body))
+
+    def _tell_apart_no_more(self) -> None:
+        if self.told_apart_no_more != self.route.revision:
+            self.told_apart_no_more = self.route.revision
+            text = f"a replica of revision {self.route.revision} can't tell requests apart any more"
+            self.log(self.route.name, text)
+            self._read_by(self.route)
 
     def _send_alone(self, calls: list[Call]) -> None:
         self._count(metrics.RERUNS)

@@ -107,9 +107,10 @@ class Batch:
 
     Attributes:
         behind: see `Queue.put_back`.
+        told_apart: the replica was told how many rows each call has, see `scoring.counts_of`.
     """
 
-    __slots__ = ("behind", "calls", "deadline", "reader", "suspect", "tries")
+    __slots__ = ("behind", "calls", "deadline", "reader", "suspect", "told_apart", "tries")
 
     def __init__(
         self, calls: list[Call], reader: Reader | None = None, tries: int = 0, *, suspect: bool = False
@@ -117,6 +118,7 @@ class Batch:
         self.calls, self.reader, self.tries, self.suspect = calls, reader, tries, suspect
         self.deadline = 0.0
         self.behind: float | None = None
+        self.told_apart = False
 
     def waiting(self) -> list[Call]:
         return [call for call in self.calls if call.done is not None]

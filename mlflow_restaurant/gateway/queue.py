@@ -38,10 +38,16 @@ class Queue:
             yield from group
 
     def read_by(self, batch: BatchRoute | None) -> None:
-        """Merge by these rules from now on, also what waits already; None merges nothing."""
+        """Merge by these rules from now on, also what waits already but for what is to go alone; None merges nothing."""
         self.reader = None if batch is None else Reader(batch)
         self.max_rows, self.wait_s = (1, 0.0) if batch is None else (batch.max_rows, batch.wait_ms / 1000)
-        for call in self.clear():
+        alone = [batch for batch in self.again if len(batch.calls) == 1]
+        self.again = deque(batch for batch in self.again if len(batch.calls) > 1)
+        self.size -= len(alone)
+        calls = self.clear()
+        self.again.extend(alone)
+        self.size += len(alone)
+        for call in calls:
             self.add(call)
 
     def clear(self) -> list[Call]:

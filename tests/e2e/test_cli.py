@@ -96,6 +96,14 @@ def test_up_in_the_foreground_takes_over_from_the_background(home: Home, actor: 
     eventually(lambda: not processes_of(home), "nothing is left")
 
 
+def test_up_in_the_foreground_leaves_the_background_alone_when_it_can_not_start(home: Home) -> None:
+    assert restaurant(home, "up").status == 0
+    before = records(home, "controller")
+    (home.path / "config.toml").write_text("gatewayz = 3\n")
+    assert "gatewayz" in restaurant(home, "up", "--foreground").error
+    assert records(home, "controller") == before
+
+
 def test_down_ends_a_server_in_the_foreground(home: Home) -> None:
     with running(COMMAND, "-t", f"restaurant:{home.path}", "up", "--foreground") as server:
         server.line("runs at")

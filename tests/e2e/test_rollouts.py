@@ -21,6 +21,7 @@ from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.deployments import RestaurantDeploymentClient
 from mlflow_restaurant.errors import RestaurantError
 from mlflow_restaurant.home import Home
+from mlflow_restaurant.process.records import read_records
 from mlflow_restaurant.reference import ROLLOUT_FIELDS
 
 from ..support import Load, Slow, do, eventually, records
@@ -101,9 +102,8 @@ def test_a_canary_that_fails_goes_back_by_itself(client: RestaurantDeploymentCli
         load.wait_for(20)
         with pytest.raises(MlflowException, match=r"of its .* requests failed.*max_error_rate_increase") as e:
             client.update_deployment("a", config=config)
-        assert e.value.message.endswith(
-            " The next update is rolling again, unless it says -C strategy=canary."
-        )
+        again = "(-C strategy=canary -C canary_steps=20,50)"
+        assert e.value.message.endswith(f" The next update must ask for the same trial again {again}.")
         load.wait_for(2 * load.callers)  # what was on its way to the canary has come back
         errors, wanted = load.failures(), load.seen["2"]
         load.wait_for(100)
@@ -286,6 +286,25 @@ def test_a_deletion_while_the_model_is_being_fetched_is_told(
             client.delete_deployment(name)
             with pytest.raises(RestaurantError, match=f"'{name}' was deleted before the command was done"):
                 command.result(60)
+
+
+@pytest.mark.parametrize("aborted", [True, False])
+def test_two_who_give_the_same_change_up_get_along(
+    client: RestaurantDeploymentClient, url: str, aborted: bool
+) -> None:
+    control = ControlClient(client.home)
+    with fetching(client, "a", "update") as update, ThreadPoolExecutor(3) as pool:
+        first = (
+            pool.submit(control.abort, "a", print) if aborted else pool.submit(control.delete_deployment, "a")
+        )
+        others = [pool.submit(client.delete_deployment, "a") for _ in range(2)]
+        with pytest.raises(RestaurantError, match=r"it was aborted|was deleted before"):
+            update.result(60)
+        assert [other.result(60) for other in others] == [None, None]
+        with contextlib.suppress(RestaurantError):  # an abort may have come last
+            first.result(60)
+    assert "a" not in names(client)
+    eventually(lambda: not [r for r in read_records(client.home.run) if r.kind == "job"], "no job is left")
 
 
 def test_a_creation_whose_model_is_being_fetched_can_be_given_up(client: RestaurantDeploymentClient) -> None:

@@ -15,7 +15,7 @@ import pytest
 from mlflow_restaurant.control.client import ControlClient
 from mlflow_restaurant.home import Home
 
-from ..support import Load, do, eventually, processes_of
+from ..support import Load, do, eventually, processes_of, records
 from .conftest import own_client, restaurant
 
 UNIT = f"mlflow-restaurant-test-{os.getpid()}.service"
@@ -46,6 +46,7 @@ def main_process(home: Home) -> Iterator[Callable[[], int]]:
     try:
         systemctl("daemon-reload")
         systemctl("start", UNIT)
+        assert systemctl("is-active", UNIT) == "active"
         yield lambda: int(systemctl("show", "-p", "MainPID", "--value", UNIT))
     finally:
         systemctl("stop", UNIT)
@@ -70,6 +71,7 @@ def test_it_starts_and_restarts_the_server_and_stops_all_of_it(
     assert not load.failures()
 
     systemctl("kill", "--signal=KILL", "--kill-whom=all", UNIT)  # as when the machine goes down
+    eventually(lambda: records(home, "controller") == [main_process()], "systemd has started it again")
     eventually(lambda: client.get_deployment("a")["state"] == "HEALTHY", "all is back")
     assert do(url, "name").status == 200
 

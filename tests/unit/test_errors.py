@@ -12,7 +12,7 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from mlflow_restaurant import errors
-from mlflow_restaurant.errors import QueueFull, RestaurantError, Unavailable, from_json, nearest
+from mlflow_restaurant.errors import QueueFull, RestaurantError, Unavailable, from_json, nearest, one_line
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -83,6 +83,21 @@ def test_a_full_queue_is_a_kind_of_unavailable_and_says_when_to_come_again() -> 
     assert isinstance(QueueFull("x"), Unavailable)
     assert QueueFull("x").retry_after_s >= 1
     assert Unavailable("x", retry_after_s=7).retry_after_s == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\n lines\t", "two lines"),
+        ("\x1b[31mred\x07", "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}"),
+        ("a\u202eb", "a\N{REPLACEMENT CHARACTER}b"),
+        ("half \ud800", "half \N{REPLACEMENT CHARACTER}"),
+        ("می\u200cخواهم 👩\u200d🍳", "می\u200cخواهم 👩\u200d🍳"),
+        ("x" * 501, "x" * 497 + "..."),
+    ],
+)
+def test_one_line_that_leaves_the_terminal_alone(text: str, shown: str) -> None:
+    assert one_line(text) == shown
 
 
 class TestNearest:

@@ -220,9 +220,12 @@ def test_an_event_in_one_line() -> None:
         "revision": 2,
         "kind": "failed",
         "by": "me",
-        "message": "two\n lines",
+        "message": "two\n \x1b[31mlines",
     }
-    assert event_line(shown) == "2026-01-02 03:04:05  d                   2  failed     two lines (me)"
+    assert (
+        event_line(shown)
+        == "2026-01-02 03:04:05  d                   2  failed     two \N{REPLACEMENT CHARACTER}[31mlines (me)"
+    )
 
 
 def test_only_known_kinds_have_colours() -> None:

@@ -81,6 +81,20 @@ class TestBehind:
         assert taken(waiting) == [again]
         assert taken(waiting) == [hung]
 
+    def test_it_stays_alone_when_others_are_merged_by_other_rules(self) -> None:
+        hung, before = [call(1.0), call(2.0)], [call(3.0), call(4.0)]
+        waiting = queue(*before)
+        waiting.put_back(*[Batch([one], suspect=True) for one in hung], behind=10.0)
+        waiting.read_by(BatchRoute(max_rows=8, wait_ms=0, columns={"x": "double"}))
+
+        assert len(waiting) == 4
+        assert taken(waiting) == before
+        first = waiting.next(0.0)
+        assert isinstance(first, Batch)
+        assert (first.calls, first.suspect) == ([hung[0]], True)
+        assert taken(waiting) == [hung[1]]
+        assert len(waiting) == 0
+
     def test_it_can_leave(self) -> None:
         hung, before = call(1.0), call(2.0)
         waiting = queue(before)
