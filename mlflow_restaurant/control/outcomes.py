@@ -212,8 +212,13 @@ class Outcomes:
         if asked is None or kept is None:
             return ""
         lost = asked.config.rollout_settings_beside(kept.config)
-        again = " ".join(f"-C {name}={value}" for name, value in lost.items())
-        return f" The next update must ask for the same trial again ({again})." if "strategy" in lost else ""
+        if "strategy" not in lost:
+            return ""
+        again = " ".join(
+            f"-C {name}={value:g}" if isinstance(value, float) else f"-C {name}={value}"
+            for name, value in lost.items()
+        )
+        return f" These settings went with it: name them again with the next update ({again})."
 
     async def _record_when_possible(self, name: str, number: int) -> None:
         """Write down how a rollout ended: else a later controller would go on with it."""

@@ -96,14 +96,14 @@ def test_a_canary_gets_its_shares_and_then_serves(client: RestaurantDeploymentCl
 
 def test_a_canary_that_fails_goes_back_by_itself(client: RestaurantDeploymentClient, url: str) -> None:
     config = settings(
-        {"name": "second", "fail_every": 5}, strategy="canary", canary_steps="20,50", bake_s="60"
+        {"name": "second", "fail_every": 5}, strategy="canary", canary_steps="20,50", bake_s="60.5"
     )
     with Load(url, callers=8, action="name").running() as load:
         load.wait_for(20)
         with pytest.raises(MlflowException, match=r"of its .* requests failed.*max_error_rate_increase") as e:
             client.update_deployment("a", config=config)
-        again = "(-C strategy=canary -C canary_steps=20,50)"
-        assert e.value.message.endswith(f" The next update must ask for the same trial again {again}.")
+        again = "(-C strategy=canary -C canary_steps=20,50 -C bake_s=60.5)"
+        assert e.value.message.endswith(f"went with it: name them again with the next update {again}.")
         load.wait_for(2 * load.callers)  # what was on its way to the canary has come back
         errors, wanted = load.failures(), load.seen["2"]
         load.wait_for(100)
