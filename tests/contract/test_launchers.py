@@ -71,7 +71,9 @@ def test_a_replica_that_ends_is_replaced(
     deployment = client.create_deployment("a", str(actor), config=way)
     (replica,) = deployment["replicas"]
     os.kill(replica["pid"], signum)
-    assert do(deployment["url"], "x").predictions == ["x"]
+    answer = do(deployment["url"], "x")
+    assert answer.status == 200, client.home.deployment_log("a").read_text()
+    assert answer.predictions == ["x"]
 
     def replaced() -> Any:
         (now,) = client.get_deployment("a")["replicas"]
