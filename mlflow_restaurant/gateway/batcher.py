@@ -282,12 +282,9 @@ class Batcher:
             self._finish(batch, self._too_late())
         except Exception as e:  # a mistake of ours must not leave callers without an answer
             self.log(self.route.name, f"a scoring request failed in the gateway: {e!r}")
-            batch.tries += 1
-            if batch.tries < MAX_TRIES:
-                self._put_back(batch)
-            else:
-                message = "The gateway failed on this request; the log has the reason."
-                self._finish(batch, RestaurantError(message))
+            self._finish(
+                batch, RestaurantError("The gateway failed on this request; the log has the reason.")
+            )
         finally:
             if held:
                 self.dispatcher.release(slots, scoring=True)

@@ -98,24 +98,17 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, message: Message, timeout_s: float) -> Answer:
         """Send a request and return the answer; see `Upstream.send`."""
-        if self.transport.is_closing():  # the replica ends, and takes no more
+        if self.transport.is_closing():  # the replica just ended; to write would be an error of uvloop's own
             raise ConnectFailed("the replica closed the connection")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self.answer = answer
         self.head_only = message.method == "HEAD"
         head = _head(message, keep=self.pool is not None)
-        try:
-            if len(message.body) <= SMALL:
-                self.transport.write(head + message.body)
-            else:
-                self.transport.writelines([head, message.body])
-        except (
-            OSError,
-            RuntimeError,
-        ) as e:  # uvloop raises the latter where the other end has closed just now
-            self._end()
-            raise ConnectFailed(str(e)) from e
+        if len(message.body) <= SMALL:
+            self.transport.write(head + message.body)
+        else:
+            self.transport.writelines([head, message.body])
         timer = loop.call_later(timeout_s, self._end, asyncio.TimeoutError())
         try:
             return await answer

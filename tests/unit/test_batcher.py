@@ -574,24 +574,6 @@ class TestTrouble:
 
         running(test)
 
-    @pytest.mark.parametrize("times", [1, 2])
-    def test_a_mistake_of_the_gateway_is_told_when_it_comes_again(self, times: int) -> None:
-        async def test() -> None:
-            async def respond(_: Slots, message: Message) -> Answer:
-                if len(site.sent) <= times:
-                    raise ValueError("a mistake")
-                return answered(message.body)
-
-            site = Site(route("a"), respond)
-            call = site.call(1.0)
-            await settle()
-
-            outcome = site.result(call)
-            assert isinstance(outcome, Reply if times == 1 else RestaurantError)
-            assert len(site.sent) == 2
-
-        running(test)
-
     def test_a_row_at_which_replicas_hang_is_not_tried_again_before_what_waits_already(self) -> None:
         async def test() -> None:
             hanging = asyncio.Event()
