@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlflow_restaurant.config.deployment import OF_ROLLOUTS
 from mlflow_restaurant.control.events import EventLog
 from mlflow_restaurant.control.jobs import Jobs
 from mlflow_restaurant.control.store import Store
@@ -19,15 +20,7 @@ from mlflow_restaurant.stores import without_password
 TIMEOUT_S = 60.0
 FROM_MLFLOW = ("models:/", "runs:/")
 """Models that came from elsewhere are in no tracking store; to ask for the default one could even make it."""
-PARAMS = (
-    "canary_steps",
-    "shadow_percent",
-    "bake_s",
-    "min_requests",
-    "max_error_rate_increase",
-    "max_latency_ratio",
-    "min_agreement",
-)
+PARAMS = tuple(name for name in OF_ROLLOUTS if name != "strategy")
 
 
 class TrialReports:
