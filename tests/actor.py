@@ -83,6 +83,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-DEEDS = {"print": say, "flood": flood, "fork": fork}
+def read(path: str) -> None:
+    """Need a file, as a model does that loads its parts when they are asked for."""
+    Path(path).read_bytes()
+
+
+DEEDS = {"print": say, "flood": flood, "fork": fork, "read": read}
 
 mlflow.models.set_model(Actor())

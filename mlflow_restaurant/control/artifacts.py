@@ -11,21 +11,19 @@ import os
 import shutil
 import stat
 import traceback
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_restaurant.control.batching import facts_of
+from mlflow_restaurant.control.model_cache import MLMODEL_FILE, put, temporary_in
 from mlflow_restaurant.entities import ModelSignature
 from mlflow_restaurant.errors import one_line
 
-MLMODEL_FILE = "MLmodel"
 REGISTRY_META_FILE = "registered_model_meta"
 EXAMPLE_FILE = "serving_input_example.json"
 PYFUNC = "python_function"
-TEMPORARY_PREFIX = ".tmp-"
 CHUNK_BYTES = 1 << 20
 
 
@@ -47,7 +45,7 @@ def main(args: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> int:
             "code": MLflow error code}``.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    temporary = Path(args["models"]) / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    temporary = temporary_in(Path(args["models"]))
     try:
         result = _fetch(args, temporary, report)
     except BaseException as e:
@@ -72,11 +70,7 @@ def _fetch(args: dict[str, Any], temporary: Path, report: Callable[[dict[str, An
     described = describe(model, uri, args["flavor"])
     digest = tree_digest(model)
     cached = Path(args["models"]) / digest
-    try:
-        model.rename(cached)
-    except OSError:
-        if not cached.is_dir():  # else this very model is in the cache already
-            raise
+    put(model, cached)
     manager, reason = args["env_manager"], "as asked for"
     if manager == "auto":
         lacking = unsatisfied(cached)

@@ -20,6 +20,7 @@ from mlflow_restaurant.control.departures import Departures
 from mlflow_restaurant.control.events import EventLog, announcement
 from mlflow_restaurant.control.gateways import GatewayFleet
 from mlflow_restaurant.control.jobs import Jobs, Progress
+from mlflow_restaurant.control.model_cache import ModelCache
 from mlflow_restaurant.control.outcomes import Outcomes
 from mlflow_restaurant.control.planner import Fail, Promote, Restart, Start, Stop, Try, Wanted
 from mlflow_restaurant.control.replica_client import call_replica
@@ -56,6 +57,7 @@ class Controller:
         self.home, self.settings, self.store = home, settings, store
         self.world = World.load(store)
         self.jobs = Jobs(home)
+        self.models = ModelCache(home.models, self._models_needed)
         self.replicas: dict[str, Replica] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.wake = asyncio.Event()
@@ -124,6 +126,10 @@ class Controller:
             return PUSH_RETRY_S
         deadline = planner.next_deadline(r.seen() for r in self.replicas.values())
         return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _models_needed(self) -> set[str]:
+        loaded = {replica.revision.artifact.digest for replica in self.replicas.values()}
+        return self.world.digests() | loaded
 
     async def _adopt_replicas(self) -> None:
         records = [r for r in read_records(self.home.run) if r.kind == REPLICA]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 import shlex
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from mlflow_restaurant.process.records import record_path, remove_record, write_
 from mlflow_restaurant.process.spawn_launcher import SpawnLauncher
 
 Progress = Callable[[str], None]
-CACHED = re.compile(r"[0-9a-f]{32}|\.tmp-[0-9a-f]{32}")
 
 
 class Jobs:
@@ -167,10 +164,3 @@ def _fetch_error(message: Mapping[str, str]) -> RestaurantError:
     }
     text = message["failed"]
     return kinds.get(message["code"], DeployFailed)(text if text.endswith(".") else f"{text}.")
-
-
-def clean_cache(models: Path, used: set[str]) -> None:
-    """Remove the cached models that no revision uses, and what an interrupted download left; nothing else."""
-    for path in models.iterdir():
-        if CACHED.fullmatch(path.name) and path.name not in used:
-            shutil.rmtree(path, ignore_errors=True)

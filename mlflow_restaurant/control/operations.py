@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_restaurant.control.controller import Controller
-from mlflow_restaurant.control.jobs import Progress, clean_cache
+from mlflow_restaurant.control.jobs import Progress
 from mlflow_restaurant.errors import Cancelled, Conflict
 
 
@@ -82,7 +82,8 @@ class Operations:
         assert name not in self.running, name
         self.running[name] = task
         try:
-            yield
+            with self.controller.models.changing():
+                yield
         except asyncio.CancelledError:
             if task in self._told:
                 raise Cancelled(self._told[task]) from None
@@ -90,10 +91,3 @@ class Operations:
         finally:
             self._told.pop(task, None)
             del self.running[name]
-            self._clean_cache()
-
-    def _clean_cache(self) -> None:
-        if self.running:
-            return
-        with contextlib.suppress(OSError):
-            clean_cache(self.controller.home.models, self.controller.world.digests())

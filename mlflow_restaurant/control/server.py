@@ -19,7 +19,6 @@ from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.api import admin_app
 from mlflow_restaurant.control.commands import Commands
 from mlflow_restaurant.control.controller import Controller
-from mlflow_restaurant.control.jobs import clean_cache
 from mlflow_restaurant.control.log_rotation import keep_bounded
 from mlflow_restaurant.control.store import Store
 from mlflow_restaurant.errors import HomeError, RestaurantError
@@ -65,9 +64,6 @@ async def serve(
     store = Store(home.database)
     store.open()
     controller = Controller(home, settings, store)
-    if known:  # the models beside a new database may belong to one that was moved away
-        with contextlib.suppress(OSError):
-            clean_cache(home.models, controller.world.digests())
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -75,6 +71,8 @@ async def serve(
     if tie is not None:
         loop.add_reader(tie, _untie, loop, tie, ended)
     await controller.start()
+    if known:  # the models beside a new database may belong to one that was moved away
+        controller.models.clean()
     forking = asyncio.ensure_future(controller.jobs.fork.keep_warm())
     commands = Commands(controller)
     admin = HttpServer(admin_app(commands, ended.set), ADMIN_GRACE_S)

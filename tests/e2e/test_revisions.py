@@ -214,6 +214,22 @@ def test_a_model_with_other_input_is_refused_unless_that_is_meant(
     assert client.update_deployment("a", config={"rollback": "true"})["revision"] == 4
 
 
+def test_a_model_stays_until_its_replicas_have_ended(
+    client: RestaurantDeploymentClient, tmp_path: Path
+) -> None:
+    first, second = save_actor(tmp_path / "first", ["mlflow"]), save_actor(tmp_path / "second", ["mlflow"])
+    (second / "number").write_text("2")  # so that it is a model of its own
+    before = set(client.home.models.iterdir())
+    url = client.create_deployment("a", str(first), config={"keep_revisions": "1"})["url"]
+    (model,) = set(client.home.models.iterdir()) - before
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(do, url, "sleep:2", f"read:{model / 'MLmodel'}")
+        eventually(lambda: "asleep" in client.home.deployment_log("a").read_text(), "the request is answered")
+        client.update_deployment("a", str(second))
+        assert answer.result().status == 200
+    eventually(lambda: not model.exists(), "nothing needs the first model any more")
+
+
 def edit_model(home: Home, digest: str, name: str) -> None:
     """Let the cached model answer otherwise, as another library or a damaged file would."""
     path = home.models / digest / "MLmodel"

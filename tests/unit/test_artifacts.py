@@ -17,7 +17,8 @@ from mlflow.tracking import MlflowClient
 from sklearn.linear_model import LogisticRegression
 
 from mlflow_restaurant.control import artifacts
-from mlflow_restaurant.control.artifacts import MLMODEL_FILE, TEMPORARY_PREFIX, local_path, tree_digest
+from mlflow_restaurant.control.artifacts import local_path, tree_digest
+from mlflow_restaurant.control.model_cache import MLMODEL_FILE, TEMPORARY_PREFIX
 from mlflow_restaurant.entities import ModelArtifact
 
 pytestmark = pytest.mark.filterwarnings("ignore")
