@@ -151,7 +151,7 @@ class Site:
 async def serving(directory: Path) -> AsyncIterator[Site]:
     gateway = Gateway(lambda _, text: logged.append(text), lambda *_: None, None)
     shared = Lane(gateway, 75)
-    server = HttpServer(gateway, 1, shared.connect)
+    server = HttpServer(gateway, 1, shared.connect, shared.leave)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     site = Site(listener.getsockname()[1], server, gateway, shared, directory)

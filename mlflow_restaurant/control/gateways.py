@@ -169,7 +169,7 @@ class GatewayFleet:
         """End a gateway of another version of this package, which may not know this one's routes, once others serve."""
         await self.complete.wait()
         self.note(f"gateway {record.id} is of version {record.version or 'unknown'}; another takes its place")
-        await end_process(record, GRACE_S + 2)
+        await end_process(record, GRACE_S + 3)
         await self._forget(Gateway(self.home, record.id))
 
     async def _supervised(self) -> None:
@@ -334,7 +334,7 @@ class GatewayFleet:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(
-            *self.tasks, *(end_process(r, GRACE_S + 2) for r in records), return_exceptions=True
+            *self.tasks, *(end_process(r, GRACE_S + 3) for r in records), return_exceptions=True
         )
         for record in records:
             await self._forget(Gateway(self.home, record.id))

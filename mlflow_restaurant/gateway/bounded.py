@@ -117,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self.part, self.due = _Part.BODY, math.inf
-        if self.parser.should_upgrade():  # the parser reads nothing after it
+        if self.parser.should_upgrade() or self.lane.leaving:  # after an upgrade, the parser reads nothing
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

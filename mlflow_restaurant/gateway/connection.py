@@ -127,10 +127,13 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def shutdown(self) -> None:
-        """Close the connection, after the answer that is on its way; called by uvicorn."""
+        """Close the connection, after the answer that is on its way or to what has begun to come; called by uvicorn."""
         self.keep_alive = False
         if self.call is None:
-            self.transport.close()
+            if self.raw:
+                self._hand_over()
+            else:
+                self.transport.close()
 
     # -- from the parser
 
@@ -226,6 +229,8 @@ class Connection(asyncio.Protocol):
                 reply.headers.append((b"x-mlflow-deployment", self.route.name.encode()))
         else:
             reply = outcome
+        if self.lane.leaving and not self.ahead:
+            self.keep_alive = False
         request_id = request_id_of(call.headers) if self.has_id else new_request_id()
         self.transport.write(
             self.lane.written(reply, self.state.default_headers, request_id, keep_alive=self.keep_alive)

@@ -37,6 +37,7 @@ class Lane:
 
     def __init__(self, gateway: Gateway, keep_alive_s: float) -> None:
         self.gateway, self.keep_alive_s = gateway, keep_alive_s
+        self.leaving = False
         self.connections: set[Connection] = set()
         self.bounded: set[BoundedProtocol] = set()
         self.max_connections = max_connections()
@@ -70,6 +71,10 @@ class Lane:
         return found
 
     # -- connections
+
+    def leave(self) -> None:
+        """Let the next answer on each connection be the last."""
+        self.leaving = True
 
     def add(self, connection: Connection) -> None:
         self.connections.add(connection)

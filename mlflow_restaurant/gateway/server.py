@@ -64,7 +64,8 @@ async def _serve(args: dict[str, Any], report: Callable[[dict[str, Any]], None])
         args["max_bodies_mb"],
         controller.distrust,
     )
-    public = HttpServer(gateway, args["grace_s"], Lane(gateway, KEEP_ALIVE_S).connect)
+    lane = Lane(gateway, KEEP_ALIVE_S)
+    public = HttpServer(gateway, args["grace_s"], lane.connect, lane.leave)
     control = HttpServer(control_app(gateway), 1)
     bound = bind_unix(Path(args["control"]))
     handover = asyncio.ensure_future(hand_over(bind_unix(Path(args["handover"])), listener))

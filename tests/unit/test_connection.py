@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from unittest import mock
 
 import pytest
@@ -12,15 +13,24 @@ from mlflow_restaurant.gateway import connection, lane
 from mlflow_restaurant.gateway.connection import Connection
 from mlflow_restaurant.gateway.lane import Lane
 from mlflow_restaurant.gateway.room import Room
+from mlflow_restaurant.process import http
 from tests import site
 from tests.site import PATH, Run, Site, body, chunked, logged, post
 
 run = site.run
+PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def lanes(site: Site) -> int:
     """Return how many connections are read without ASGI."""
     return len(site.lane.connections)
+
+
+async def leaving(site: Site) -> None:
+    """Stop the server, and wait until it accepts no more connections."""
+    site.server.should_exit = True
+    while not site.lane.leaving:
+        await asyncio.sleep(0.001)
 
 
 class TestPlain:
@@ -439,6 +449,59 @@ class TestEnds:
             assert await busy.ended()
 
         run(test)
+
+    def test_who_asks_while_it_shuts_down_is_answered(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            new, kept, other, ahead = [await site.caller() for _ in range(4)]
+            assert (await kept.ask(post(body(1.0)))).headers.get("connection") is None
+            assert (await other.ask(PING)).headers.get("connection") is None
+            site.open.clear()
+            ahead.send(post(body(4.0)) + post(body(5.0)))
+            while not site.track().batcher.running:
+                await asyncio.sleep(0.001)
+            await leaving(site)
+            site.open.set()
+
+            for caller in (new, kept, other):
+                got = await caller.ask(PING if caller is other else post(body(2.0)))
+                assert (got.status, got.headers["connection"]) == (200, "close")
+                assert await caller.ended()
+            assert (await ahead.receive()).body == b'{"predictions": [8.0]}'
+            assert (await ahead.receive()).body == b'{"predictions": [10.0]}'
+
+        with mock.patch.object(http, "LINGER_S", site.PATIENCE_S):
+            run(test)
+
+    def test_what_arrived_before_it_shuts_down_is_answered(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            plain, other = await site.caller(), await site.caller()
+            await other.ask(PING)
+            await leaving(site)
+            plain.send(post(body(2.0)))
+            other.send(PING)
+            time.sleep(3 * http.LINGER_S)  # as when the processors have other things to do
+
+            assert (await plain.receive()).body == b'{"predictions": [4.0]}'
+            assert (await other.receive()).status == 200
+
+        with mock.patch.object(http, "LINGER_S", 0.1):
+            run(test)
+
+    def test_what_has_begun_to_arrive_when_it_shuts_down_is_answered(self, run: Run) -> None:
+        async def test(site: Site) -> None:
+            caller, request = await site.caller(), post(body(2.0))
+            await leaving(site)
+            caller.send(request[:-5])
+            while lanes(site):
+                await asyncio.sleep(0.01)
+            caller.send(request[-5:])
+
+            got = await caller.receive()
+            assert (got.body, got.headers["connection"]) == (b'{"predictions": [4.0]}', "close")
+            assert await caller.ended()
+
+        with mock.patch.object(http, "LINGER_S", 0.1), mock.patch.object(connection, "PATIENCE_S", 60):
+            run(test)
 
     def test_paths_that_are_never_the_same_fill_no_memory(self) -> None:
         paths = Lane(mock.Mock(), 1)
