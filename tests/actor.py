@@ -23,6 +23,8 @@ class Actor(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             sys.exit(9)
         if at_load == "hang":
             time.sleep(3600)
+        if at_load == "write":
+            write_on()
         time.sleep(self.settings.get("load_s", 0))
         self.calls = itertools.count(1)
         unless = self.settings.get("end_if_there")
@@ -81,6 +83,16 @@ def fork(seconds: str) -> None:
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def write_on() -> None:
+    """Write beside the code, as Python does its bytecode, until a second after SIGTERM; then end."""
+    asked: list[float] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
+    while not asked or time.monotonic() < asked[0] + 1:
+        (Path(__file__).parent / "__pycache__").mkdir(parents=True, exist_ok=True)
+        time.sleep(0.01)
+    os._exit(0)
 
 
 def read(path: str) -> None:

@@ -283,6 +283,19 @@ def test_an_interrupted_create_leaves_nothing(home: Home, actor: Path) -> None:
     assert client.create_deployment("a", str(actor))["revision"] == 1
 
 
+def test_what_an_aborted_replica_writes_late_harms_no_other(
+    client: RestaurantDeploymentClient, actor: Path
+) -> None:
+    control, writes = ControlClient(client.home), {"model_config": '{"at_load": "write"}'}
+    with ThreadPoolExecutor(1) as pool:
+        creating = pool.submit(client.create_deployment, "a", str(actor), None, writes)
+        eventually(lambda: list(client.home.models.glob("*/__pycache__")), "it writes")
+        control.abort("a", lambda _: None)
+        with pytest.raises(MlflowException):
+            creating.result()
+    assert client.create_deployment("a", str(actor))["revision"] == 1
+
+
 def test_delete_overtakes_a_create(home: Home, actor: Path) -> None:
     client = own_client(home)
     hang = {"model_config": '{"at_load": "hang"}'}
