@@ -66,6 +66,6 @@ class Departures:
         self._stopping.pop(replica.id, None)
         if self.controller.replicas.get(replica.id) is replica:
             del self.controller.replicas[replica.id]
-        self.controller.models.clean()
         replica.gone.set()
         self.controller.wake.set()
+        self.controller.models.clean()

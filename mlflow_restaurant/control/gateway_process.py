@@ -20,6 +20,8 @@ from mlflow_restaurant.process.spawn_launcher import SpawnLauncher
 CALL_TIMEOUT_S = 5.0
 GRACE_S = 5.0
 """Time for what is in flight when a gateway is asked to stop."""
+END_S = GRACE_S + 3
+"""Time until a gateway that was asked to stop is killed: it takes leave of its callers first (`process.http`)."""
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What a call of a gateway that does not answer as it should raises."""
 

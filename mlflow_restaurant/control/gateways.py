@@ -24,7 +24,7 @@ from mlflow_restaurant._version import __version__
 from mlflow_restaurant.config import ServerSettings
 from mlflow_restaurant.control.gateway_process import (
     CALL_TIMEOUT_S,
-    GRACE_S,
+    END_S,
     UNREACHABLE,
     Gateway,
     Launched,
@@ -169,7 +169,7 @@ class GatewayFleet:
         """End a gateway of another version of this package, which may not know this one's routes, once others serve."""
         await self.complete.wait()
         self.note(f"gateway {record.id} is of version {record.version or 'unknown'}; another takes its place")
-        await end_process(record, GRACE_S + 3)
+        await end_process(record, END_S)
         await self._forget(Gateway(self.home, record.id))
 
     async def _supervised(self) -> None:
@@ -333,9 +333,7 @@ class GatewayFleet:
         records = [r for r in read_records(self.home.run) if r.kind in (KIND, STANDBY)]
         for task in list(self.tasks):
             task.cancel()
-        await asyncio.gather(
-            *self.tasks, *(end_process(r, GRACE_S + 3) for r in records), return_exceptions=True
-        )
+        await asyncio.gather(*self.tasks, *(end_process(r, END_S) for r in records), return_exceptions=True)
         for record in records:
             await self._forget(Gateway(self.home, record.id))
         if self.listener is not None:

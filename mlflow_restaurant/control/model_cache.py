@@ -19,13 +19,13 @@ class ModelCache:
 
     Python writes its bytecode beside the code that it runs, and makes the directories above it again: so what a process
     may still load from stays until that process has ended.
+
+    Args:
+        models: the directory of the models.
+        needed: returns the names of those that a revision may need, or a replica that has not ended.
     """
 
     def __init__(self, models: Path, needed: Callable[[], Set[str]]) -> None:
-        """Args:
-        models: the directory of the models.
-        needed: returns the names of those that a revision may need, or a replica that has not ended.
-        """
         self.models, self.needed = models, needed
         self._changes = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -302,9 +301,14 @@ def test_a_row_that_hangs_costs_no_other_its_answer_though_one_took_long_before(
     def ask(number: int) -> int:
         return do(url, f"say {number}" if number else "sleep:100").status
 
+    def asleep() -> int:
+        return deployed.home.deployment_log("hanging").read_text().count("asleep")
+
+    before = asleep()
     with ThreadPoolExecutor(25) as pool:
         busy = pool.submit(do, url, "sleep:1")
-        time.sleep(0.3)  # while it is with the replica, the others come together
+        # While it is with the replica, the others come together.
+        eventually(lambda: asleep() > before, "a request keeps the replica busy")
         assert list(pool.map(ask, range(24))) == [504] + [200] * 23
         assert busy.result().status == 200
     deployed.delete_deployment("hanging")
