@@ -119,7 +119,7 @@ class Controller:
         self.outcomes.stop()
         await self.gateways.stop()
         await self.reports.stop()
-        await asyncio.gather(*(replica.stop() for replica in self.replicas.values()), return_exceptions=True)
+        await asyncio.gather(*(replica.stop() for replica in self.processes()), return_exceptions=True)
 
     def _pause(self) -> float | None:
         if not self.routes.published:
@@ -128,7 +128,7 @@ class Controller:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _models_needed(self) -> set[str]:
-        loaded = {replica.revision.artifact.digest for replica in self.replicas.values()}
+        loaded = {replica.revision.artifact.digest for replica in self.processes()}
         return self.world.digests() | loaded
 
     async def _adopt_replicas(self) -> None:
@@ -258,7 +258,7 @@ class Controller:
 
     def processes(self) -> list[Replica]:
         """Return the replicas that run, start, or are about to end."""
-        return list(self.replicas.values())
+        return list({*self.replicas.values(), *self.departures.going})
 
     def scaled(self, name: str, scale: Scale) -> None:
         """Note that a deployment has another number of replicas now."""
@@ -320,5 +320,5 @@ class Controller:
 
     async def replicas_gone(self, name: str) -> None:
         """Wait until the replicas that a deployment has now are gone."""
-        mine = [r for r in self.replicas.values() if r.revision.deployment == name]
+        mine = [r for r in self.processes() if r.revision.deployment == name]
         await asyncio.gather(*(replica.gone.wait() for replica in mine))

@@ -17,15 +17,21 @@ RECYCLE_S = 10.0
 
 
 class Departures:
-    """Lets replicas of one controller go without a request that is lost."""
+    """Lets replicas of one controller go without a request that is lost.
+
+    Attributes:
+        going: the replicas that go, until their processes have ended; others may have their names by then. With each,
+            the task that stops it, once it gets no more requests.
+    """
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
-        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self.going: dict[Replica, asyncio.Task[None] | None] = {}
         self._recycling: dict[str, asyncio.Task[None]] = {}
 
     def retire(self, replica: Replica) -> None:
         """Take a replica out of the routes; it is stopped once every gateway has let go of it."""
+        self.going[replica] = None
         if replica.state in planner.ENDED or replica.state is ReplicaState.STARTING:
             self._stop(replica, drain=False)
         else:
@@ -33,8 +39,8 @@ class Departures:
 
     def stop_drained(self) -> None:
         """Stop the replicas that no gateway sends anything to any more."""
-        for replica in list(self.controller.replicas.values()):
-            if replica.state is ReplicaState.DRAINING and replica.id not in self._stopping:
+        for replica, task in list(self.going.items()):
+            if task is None:
                 self._stop(replica, drain=True)
 
     def end_recycled(self) -> None:
@@ -59,11 +65,11 @@ class Departures:
         task = asyncio.ensure_future(stop())
         if not drain:
             replica.state = ReplicaState.STOPPED
-        self._stopping[replica.id] = task
+        self.going[replica] = task
         task.add_done_callback(lambda _: self._gone(replica))
 
     def _gone(self, replica: Replica) -> None:
-        self._stopping.pop(replica.id, None)
+        self.going.pop(replica, None)
         if self.controller.replicas.get(replica.id) is replica:
             del self.controller.replicas[replica.id]
         replica.gone.set()

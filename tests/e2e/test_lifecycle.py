@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -283,17 +284,24 @@ def test_an_interrupted_create_leaves_nothing(home: Home, actor: Path) -> None:
     assert client.create_deployment("a", str(actor))["revision"] == 1
 
 
+@pytest.mark.parametrize("same", [True, False])
 def test_what_an_aborted_replica_writes_late_harms_no_other(
-    client: RestaurantDeploymentClient, actor: Path
+    client: RestaurantDeploymentClient, actor: Path, tmp_path: Path, same: bool
 ) -> None:
     control, writes = ControlClient(client.home), {"model_config": '{"at_load": "write"}'}
+    other = tmp_path / "other"
+    shutil.copytree(actor, other)
+    (other / "number").write_text("2")  # so that it is a model of its own
     with ThreadPoolExecutor(1) as pool:
         creating = pool.submit(client.create_deployment, "a", str(actor), None, writes)
-        eventually(lambda: list(client.home.models.glob("*/__pycache__")), "it writes")
+        (written,) = eventually(lambda: list(client.home.models.glob("*/__pycache__")), "it writes")
+        (pid,) = records(client.home, "replica")
         control.abort("a", lambda _: None)
         with pytest.raises(MlflowException):
             creating.result()
-    assert client.create_deployment("a", str(actor))["revision"] == 1
+    assert client.create_deployment("a", str(actor if same else other))["revision"] == 1
+    assert (written.parent / "MLmodel").exists() or not psutil.pid_exists(pid)
+    eventually(lambda: same or not written.parent.exists(), "nothing needs the first model any more")
 
 
 def test_delete_overtakes_a_create(home: Home, actor: Path) -> None:
