@@ -155,6 +155,11 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._is_answered():
             self._refuse(RequestTimeout(f"The headers of the request did not arrive within {HEAD_S:g} s."))
 
+    def end_with_this(self) -> None:
+        """Let the answer that is on its way be the last, if no other request waits for its own; called by the lane."""
+        if not self._is_answered() and not self.pipeline:
+            self.cycle.keep_alive = False
+
     def _is_answered(self) -> bool:
         """Tell whether there is an answer to every request whose head was read."""
         return self.cycle is None or self.cycle.response_complete

@@ -127,10 +127,10 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def shutdown(self) -> None:
-        """Close the connection, after the answer that is on its way or to what has begun to come; called by uvicorn."""
+        """Close the connection, after the answer that is on its way or whose request is; called by uvicorn."""
         self.keep_alive = False
         if self.call is None:
-            if self.raw:
+            if self.headed:
                 self._hand_over()
             else:
                 self.transport.close()

@@ -75,6 +75,8 @@ class Lane:
     def leave(self) -> None:
         """Let the next answer on each connection be the last."""
         self.leaving = True
+        for connection in self.bounded:
+            connection.end_with_this()
 
     def add(self, connection: Connection) -> None:
         self.connections.add(connection)

@@ -456,14 +456,18 @@ class TestEnds:
             assert (await kept.ask(post(body(1.0)))).headers.get("connection") is None
             assert (await other.ask(PING)).headers.get("connection") is None
             site.open.clear()
-            ahead.send(post(body(4.0)) + post(body(5.0)))
+            other.send(post(body(3.0)))
+            ahead.send(post(body(4.0)))
             while not site.track().batcher.running:
+                await asyncio.sleep(0.001)
+            ahead.send(post(body(5.0)))
+            while not any(connection.ahead for connection in site.lane.connections):
                 await asyncio.sleep(0.001)
             await leaving(site)
             site.open.set()
 
             for caller in (new, kept, other):
-                got = await caller.ask(PING if caller is other else post(body(2.0)))
+                got = await (caller.receive() if caller is other else caller.ask(post(body(2.0))))
                 assert (got.status, got.headers["connection"]) == (200, "close")
                 assert await caller.ended()
             assert (await ahead.receive()).body == b'{"predictions": [8.0]}'
